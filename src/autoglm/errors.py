@@ -1,0 +1,123 @@
+"""Every exception autoglm raises, the exit code the CLI gives it, and the translation of native errors.
+
+AutoGLMError (1)
+  UsageError (2): InvalidRequestError: ContextOverflowError
+  InputError, ModelFileError: ModelNotFoundError, UnsupportedModelError, ModelConfigError
+  ResourceError, StorageError, MissingExtraError, OutputFormatError, CancelledError (130)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from types import ModuleType
+
+
+class AutoGLMError(Exception):
+    """Base of all errors; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UsageError(AutoGLMError):
+    """A flag, setting or argument that cannot be meant."""
+
+    exit_code = 2
+
+
+class InvalidRequestError(UsageError):
+    """A request parameter outside its range."""
+
+
+class ContextOverflowError(InvalidRequestError):
+    """The prompt alone does not fit the context window."""
+
+
+class InputError(AutoGLMError):
+    """A text input that is missing, empty, binary, too large or not UTF-8."""
+
+
+class ModelFileError(AutoGLMError):
+    """A broken or hostile model file."""
+
+
+class ModelNotFoundError(ModelFileError):
+    """No model at the given place."""
+
+
+class UnsupportedModelError(ModelFileError):
+    """An architecture or format the engine does not run."""
+
+
+class ModelConfigError(ModelFileError):
+    """A configuration that disagrees with the tensors or the tokenizer."""
+
+
+class ResourceError(AutoGLMError):
+    """Memory or KV cache pages ran out."""
+
+
+class StorageError(AutoGLMError):
+    """Reading or writing files failed: disk full, permission denied."""
+
+
+class MissingExtraError(AutoGLMError):
+    """An optional dependency is not installed."""
+
+
+class OutputFormatError(AutoGLMError):
+    """The model's answer does not have the requested form."""
+
+
+class CancelledError(AutoGLMError):
+    """The request was cancelled."""
+
+    exit_code = 130
+
+
+_CORE_CLASSES: dict[int, type[AutoGLMError]] = {
+    1: ModelFileError,
+    2: ModelConfigError,
+    3: InvalidRequestError,
+    4: ResourceError,
+    5: CancelledError,
+    6: StorageError,
+}
+
+
+def from_core(err: Exception) -> AutoGLMError:
+    """The public error for a native one, whose `args` are `(code, message)`."""
+    match err.args:
+        case (int(code), str(message)):
+            return _CORE_CLASSES.get(code // 100, AutoGLMError)(message)
+        case _:
+            return AutoGLMError(str(err))
+
+
+@contextlib.contextmanager
+def translate_core_errors() -> Iterator[None]:
+    """Raise native errors as public ones.
+
+    The native class is known by its name, because this layer lies below the native module.
+    """
+    try:
+        yield
+    except MemoryError as err:
+        message = "out of memory; use a smaller model or a shorter context"
+        raise ResourceError(message) from err
+    except Exception as err:
+        if type(err).__name__ != "CoreError":
+            raise
+        raise from_core(err) from err
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional dependency, or name the extra that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as err:
+        if err.name != module.partition(".")[0]:
+            raise
+        message = f"'{module}' is not installed; run: pip install 'autoglm[{extra}]'"
+        raise MissingExtraError(message) from err

@@ -1,0 +1,216 @@
+"""The values that travel between layers: requests, chunks, results. No behaviour beyond validation."""
+
+from __future__ import annotations
+
+import enum
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autoglm.errors import InvalidRequestError
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+MAX_STOP_STRINGS = 16
+MAX_SEED = 2**64 - 1
+
+
+class ModelSize(enum.Enum):
+    """The models that come with the package."""
+
+    LITE = "lite"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+def _check(name: str, value: float, low: float, high: float, expected: str) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high:
+        message = f"{name} is {value!r}; expected {expected}"
+        raise InvalidRequestError(message)
+
+
+def _check_int(name: str, value: int, low: int, expected: str, high: float = math.inf) -> None:
+    if type(value) is not int or not low <= value <= high:
+        message = f"{name} is {value!r}; expected {expected}"
+        raise InvalidRequestError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is chosen; the defaults are greedy. Raises InvalidRequestError.
+
+    `seed` None means a fresh seed per request, and is of no effect at temperature 0.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0, 100, "a number from 0 to 100")
+        _check_int("top_k", self.top_k, 0, "a whole number, 0 for all tokens", 2**31 - 1)
+        _check("top_p", self.top_p, 1e-9, 1, "a number above 0, at most 1")
+        _check("min_p", self.min_p, 0, 1, "a number from 0 to 1")
+        _check("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "0.001 to 1000")
+        _check("presence_penalty", self.presence_penalty, -100, 100, "-100 to 100")
+        _check("frequency_penalty", self.frequency_penalty, -100, 100, "-100 to 100")
+        if self.seed is not None:
+            _check_int("seed", self.seed, 0, "a whole number from 0 to 2**64-1", MAX_SEED)
+        for token, bias in self.logit_bias.items():
+            _check_int("logit_bias token", token, 0, "a token id")
+            _check(f"logit_bias[{token}]", bias, -1e9, 1e9, "a finite number")
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the same request gives the same answer again."""
+        return self.temperature == 0 or self.seed is not None
+
+
+class Cancellation:
+    """A switch that any thread may turn once; work in progress attaches a callback to it."""
+
+    __slots__ = ("_callbacks", "_is_cancelled", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_cancelled = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._is_cancelled
+
+    def cancel(self) -> None:
+        """Turn the switch and call what is attached; further calls do nothing."""
+        with self._lock:
+            if self._is_cancelled:
+                return
+            self._is_cancelled = True
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    @contextmanager
+    def attached(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` if the switch turns, or has turned, while the block runs."""
+        with self._lock:
+            self._callbacks.append(callback)
+            is_late = self._is_cancelled
+        try:
+            if is_late:
+                callback()
+            yield
+        finally:
+            with self._lock:
+                self._callbacks.remove(callback)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What an engine answers. Raises InvalidRequestError.
+
+    `text` is a document that belongs to the last user message; it may be longer than the context
+    window. `max_tokens` None means the engine's default. `schema` asks for a JSON answer.
+    """
+
+    messages: tuple[Message, ...]
+    text: str | None = None
+    max_tokens: int | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+    cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.messages or self.messages[-1].role != "user":
+            message = "the last message must be the user's"
+            raise InvalidRequestError(message)
+        if not self.messages[-1].content.strip():
+            message = "the prompt is empty; say what to do"
+            raise InvalidRequestError(message)
+        if self.max_tokens is not None:
+            _check_int("max_tokens", self.max_tokens, 1, "a whole number, at least 1", 2**31 - 1)
+        if len(self.stop) > MAX_STOP_STRINGS or not all(self.stop):
+            message = f"stop takes at most {MAX_STOP_STRINGS} strings, none of them empty"
+            raise InvalidRequestError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts, summed over all parts; `cached_tokens` of the prompt needed no prefill."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall times; `first_token_ms` counts from the start of the request, loading included."""
+
+    load_ms: float
+    first_token_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the answer came from, why, and in how many parts the text was read."""
+
+    engine: Literal["local", "cloud"]
+    model: str
+    reason: str
+    cached: bool = False
+    num_parts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished answer; `data` is the parsed JSON when a schema was asked for."""
+
+    text: str
+    data: Any
+    route: Route
+    usage: Usage
+    timings: Timings
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer. The last one has a `finish_reason` and the engine's `usage`.
+
+    The runtime's last chunk carries the whole `result` as well.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    result: Result | None = None
