@@ -1,0 +1,106 @@
+# Everything a contributor runs. `make run` and `make test` each work alone on a bare checkout.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+EXAMPLE := examples/meeting_zh.txt
+# The first interpreter on PATH that is new enough.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+JOBS ?= $(shell nproc)
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
+	$(shell find src cpp -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
+CXX_FILES = $(shell find cpp -name '*.cc' -o -name '*.h')
+PYTHON_FILES := src tests tools benchmarks
+
+# $(call logged,what,log file,command): set-up output goes to a log, so that the standard output of
+# `make run` is the answer alone. The lock keeps two builds out of one environment.
+logged = @mkdir -p build; echo "autoglm: $(1) (log: $(2))" >&2; \
+	flock $(VENV) bash -euo pipefail -c '$(3)' >$(2) 2>&1 \
+	|| { tail -n 40 $(2) >&2; echo "autoglm: $(1) failed, see $(2)" >&2; exit 1; }
+# $(call install,purposes): the requirements pyproject.toml states for them.
+install = $(BIN)/python tools/requirements.py $(1) >build/requirements-$(1).txt; \
+	$(BIN)/python -m pip install -r build/requirements-$(1).txt
+
+.PHONY: help run build test test-native test-portable lint fix bench docs size fuzz clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## summarise the example meeting, offline
+	@$(BIN)/autoglm generate "请总结以下会议记录要点" --file $(EXAMPLE) --offline
+
+build: $(VENV)/.installed ## create .venv and install the package into it
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "autoglm: Python 3.11 or newer is needed: apt install python3" >&2; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "autoglm: a C++20 compiler is needed: apt install g++" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, pathlib, sysconfig as s; \
+	sys_h = pathlib.Path(s.get_path("include"), "Python.h"); raise SystemExit(not sys_h.exists())' 2>/dev/null || { \
+	echo "autoglm: $(PYTHON) lacks its venv module or headers: apt install python3-venv python3-dev" >&2; exit 1; }
+	@echo "autoglm: creating $(VENV) with $(PYTHON)" >&2; $(PYTHON) -m venv $(VENV)
+
+$(VENV)/.requirements-%: pyproject.toml $(VENV)/bin/python
+	$(call logged,installing $* requirements,build/requirements-$*.log,$(call install,$*))
+	@touch $@
+
+# cmake and ninja come from PyPI, so that every machine builds with the same ones.
+$(VENV)/.tools: $(VENV)/bin/python
+	$(call logged,installing cmake and ninja,build/tools.log,$(BIN)/python -m pip install "cmake>=3.25" ninja)
+	@touch $@
+
+$(VENV)/.installed: $(SOURCES) $(VENV)/.tools $(VENV)/.requirements-build $(VENV)/.requirements-runtime
+	$(call logged,building,build/install.log,PATH="$(CURDIR)/$(BIN):$$PATH" \
+	$(BIN)/python -m pip install --verbose --no-build-isolation --no-deps --force-reinstall .)
+	@touch $@
+
+test: build $(VENV)/.requirements-test test-native ## Python and native tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+test-native: $(VENV)/.tools test-portable ## native tests, then the portable cross builds
+	$(BIN)/cmake -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+		-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_BUILD_PYTHON=OFF -DAUTOGLM_BUILD_TESTS=ON
+	$(BIN)/cmake --build build/native
+	$(BIN)/ctest --test-dir build/native --output-on-failure
+
+test-portable: $(VENV)/.tools ## scalar path for aarch64 and riscv64 under qemu-user
+	@for arch in aarch64 riscv64; do \
+		if command -v $$arch-linux-gnu-g++ qemu-$$arch >/dev/null; then tools/test_portable.sh $$arch $(BIN); \
+		else echo "portable $$arch: skipped: not installed (apt install g++-$$arch-linux-gnu qemu-user)"; fi; done
+
+lint: build $(VENV)/.requirements-lint $(VENV)/.requirements-test ## every static gate
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/python -m pytest -q tests/gates
+
+fix: build $(VENV)/.requirements-lint ## format, and regenerate what is generated
+	$(BIN)/ruff check --fix $(PYTHON_FILES)
+	$(BIN)/ruff format $(PYTHON_FILES)
+	$(BIN)/clang-format -i $(CXX_FILES)
+	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
+
+bench: build ## measure what README.md states; BENCH_MODEL=DIR adds a larger bundle
+	$(BIN)/python benchmarks/run.py $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(ARGS)
+
+docs: build ## regenerate the command reference
+	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
+
+size: ## count lines and bytes, and list the files nearest their cap
+	@python3 tools/size.py
+
+fuzz: build $(VENV)/.requirements-test ## property tests with many more examples
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n $(JOBS) -m fuzz $(ARGS)
+
+clean: ## remove the environment and every build output
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
