@@ -1,4 +1,4 @@
-"""Every exception autoglm raises, the exit code the CLI gives it, and the translation of native errors.
+"""Every exception autoglm raises, its exit code, and the translation of native errors.
 
 AutoGLMError (1)
   UsageError (2): InvalidRequestError: ContextOverflowError

@@ -1,4 +1,4 @@
-"""The values that travel between layers: requests, chunks, results. No behaviour beyond validation."""
+"""The values that travel between layers: requests, chunks, results. They validate themselves."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ class Message:
     content: str
 
 
-def _check(name: str, value: float, low: float, high: float, expected: str) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high:
+def _check(name: str, value: object, low: float, high: float, expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         message = f"{name} is {value!r}; expected {expected}"
         raise InvalidRequestError(message)
 
