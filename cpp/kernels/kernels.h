@@ -1,0 +1,175 @@
+// Plain signatures of all kernels and the packed formats they read.
+//
+// One table of function pointers per instruction set; every entry has a scalar twin in ref.cc. Kernels
+// allocate nothing, throw nothing and know nothing about models. Matrices of weights are "packed": 16
+// output rows interleaved with groups of 4 bytes along K, which is at once an AMX B tile, a VNNI register
+// and four NEON dot-product registers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/cpu_features.h"
+
+namespace autoglm {
+
+inline constexpr int kRowBlock = 16;    // output rows interleaved in a packed matrix
+inline constexpr int kGroupSize = 64;   // K elements that share an int4 group scale
+inline constexpr int kPageTokens = 64;  // tokens in one page of the KV cache
+
+using bf16_t = uint16_t;  // upper half of an IEEE float
+
+enum class WeightType : uint8_t { kF32, kBF16, kI8, kI4 };
+enum class KvType : uint8_t { kF32, kBF16 };
+
+constexpr int round_up(int value, int multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// K is padded with zeros to this many elements.
+constexpr int k_align(WeightType type) {
+  switch (type) {
+    case WeightType::kF32: return 16;
+    case WeightType::kBF16: return 32;
+    case WeightType::kI8: return 64;
+    default: return 2 * kGroupSize;
+  }
+}
+
+// Bytes of one block of 16 rows.
+constexpr size_t row_block_bytes(WeightType type, int padded_cols) {
+  const size_t elements = static_cast<size_t>(kRowBlock) * padded_cols;
+  switch (type) {
+    case WeightType::kF32: return elements * 4;
+    case WeightType::kBF16: return elements * 2;
+    case WeightType::kI8: return elements;
+    default: return elements / 2;
+  }
+}
+
+// View of a packed matrix W [rows, cols] (a linear layer computes x W^T), all pointers 64-byte aligned.
+//   F32   [padded_rows/16][padded_cols][16]
+//   BF16  [padded_rows/16][padded_cols/2][16][2]
+//   I8    [padded_rows/16][padded_cols/4][16][4], w = scale[row] * code, code in -127..127
+//   I4    [padded_rows/16][padded_cols/128][16][64]: byte (i, 4*r + j) holds row r at column 4*i + j of
+//         the 128 in its low nibble, and 64 columns further in its high nibble;
+//         w = scale[row] * group_scale[row, column/64] * (nibble - 8), group scales 1..16
+struct PackedMatrix {
+  WeightType type = WeightType::kF32;
+  int rows = 0;
+  int cols = 0;
+  int padded_rows = 0;
+  int padded_cols = 0;
+  const std::byte* weight = nullptr;
+  const float* scale = nullptr;          // [padded_rows], I8 and I4
+  const uint8_t* group_scale = nullptr;  // [padded_rows/16][padded_cols/64][16], I4
+};
+
+// How a kernel wants its activations.
+enum class RowsFormat : uint8_t {
+  kF32,   // float [M][padded_cols]
+  kI8,    // int8 planes, row r of plane p at row r*planes + p: [M*planes][padded_cols]
+  kTile,  // AMX A tiles of 16 rows by 64 bytes: [ceil(M*planes/16)][bytes(padded_cols)/64][16][64]
+};
+
+// Activations X [M, K] ready for one kind of weight. Integer activations are symmetric per row:
+// x = scale * (256 * high + low) with two int8 planes (16-bit precision), x = scale * code with one.
+// BF16 tiles use two planes too: x = high + low.
+struct PackedRows {
+  RowsFormat format = RowsFormat::kF32;
+  int rows = 0;         // M
+  int padded_cols = 0;  // as the weight's
+  int planes = 1;
+  void* data = nullptr;
+  float* scale = nullptr;        // [M], integer planes
+  int32_t* group_sum = nullptr;  // [M*planes][padded_cols/64], sums of codes, integer planes
+};
+
+enum class Epilogue : uint8_t {
+  kStore,   // y = x W^T + bias
+  kAdd,     // y += x W^T + bias
+  kSwiGlu,  // rows come as 16 gate, 16 up, ...: y = silu(gate) * up, half as many columns
+};
+
+struct GemmOutput {
+  float* data = nullptr;        // [M][stride]; only the logical rows (half for kSwiGlu) are written
+  int stride = 0;               // floats
+  const float* bias = nullptr;  // [rows] or null, in the row order of the packed matrix
+  Epilogue epilogue = Epilogue::kStore;
+};
+
+// The KV cache of one layer, cut into pages of 64 tokens. Page p lies at base + page_table[p] *
+// page_stride elements and holds K then V:
+//   F32   K [num_kv_heads][head_dim][64]        V [num_kv_heads][64][head_dim]
+//   BF16  K [num_kv_heads][head_dim/2][64][2]   V [num_kv_heads][32][head_dim][2]
+// head_dim is even.
+struct KvLayer {
+  KvType type = KvType::kF32;
+  void* base = nullptr;
+  const int32_t* page_table = nullptr;
+  size_t page_stride = 0;  // elements between pages of this layer
+  int num_kv_heads = 0;
+  int head_dim = 0;
+};
+
+struct AttentionArgs {
+  KvLayer kv;
+  const float* q = nullptr;  // [num_tokens][q_stride], head h at h*head_dim, rope applied
+  float* out = nullptr;      // [num_tokens][out_stride]
+  int q_stride = 0;
+  int out_stride = 0;
+  int num_heads = 0;
+  int first_position = 0;  // position of token 0; token t sees keys 0..first_position+t
+  float scale = 1.0f;      // usually 1/sqrt(head_dim)
+};
+
+// Scratch of one thread, 64-byte aligned.
+inline constexpr size_t kGemmScratchBytes = 512 * 1024;
+// Query rows (token-head pairs) attended together; scratch is attention_scratch_floats(head_dim).
+inline constexpr int kAttentionRows = 16;
+constexpr size_t attention_scratch_floats(int head_dim) {
+  return static_cast<size_t>(kAttentionRows) * (kPageTokens + 2 * head_dim + 32);
+}
+
+struct Kernels {
+  Isa isa;
+
+  // The format gemm() wants for `rows` rows of activations and this weight type, `is_precise` asking for
+  // two planes. Fills format, rows, padded_cols and planes; the pointers are the caller's.
+  PackedRows (*rows_format)(WeightType type, int rows, int padded_cols, bool is_precise);
+
+  // Writes row `row` of `out` from x [cols]; columns up to padded_cols become zero. Rows up to the next
+  // multiple of 16 of a kTile format must have been zeroed by the caller.
+  void (*pack_row)(const PackedRows& out, WeightType type, int row, const float* x, int cols);
+
+  // Row blocks [block_begin, block_end) of x W^T for all rows of x. For kSwiGlu both ends are even.
+  // Each output element is computed in an order that depends neither on the range nor on M.
+  void (*gemm)(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
+               int block_end, std::byte* scratch);
+
+  // out[i] = x[i] * gain[i] / sqrt(mean(x^2) + eps)
+  void (*rms_norm)(const float* x, const float* gain, float eps, int n, float* out);
+
+  // y += x
+  void (*add)(const float* x, int n, float* y);
+
+  // Rotates the first rotary_dim elements of a head in place; cos and sin are [rotary_dim/2].
+  // Interleaved rotates pairs (2i, 2i+1), otherwise (i, i + rotary_dim/2).
+  void (*rope)(float* head, const float* cos, const float* sin, int rotary_dim, bool is_interleaved);
+
+  // Writes K and V [num_kv_heads * head_dim] of one token at `position`.
+  void (*store_kv)(const KvLayer& kv, int position, const float* k, const float* v);
+
+  // Causal attention of query tokens [token_begin, token_end) for one KV head and the query heads of its
+  // group. A token's result depends neither on the range nor on num_tokens.
+  void (*attention)(const AttentionArgs& args, int kv_head, int token_begin, int token_end,
+                    float* scratch);
+
+  // Row `row` of W as floats [cols] (embedding look-up).
+  void (*unpack_row)(const PackedMatrix& w, int row, float* out);
+};
+
+// Kernels of a path that select_isa() returned.
+const Kernels& kernels_for(Isa isa);
+
+}  // namespace autoglm

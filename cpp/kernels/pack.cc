@@ -1,0 +1,213 @@
+#include "kernels/pack.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "base/error.h"
+#include "kernels/float16.h"
+#include "kernels/quantize.h"
+
+namespace autoglm {
+namespace {
+
+constexpr std::string_view kWeightTypeNames[] = {"fp32", "bf16", "int8", "int4"};
+
+PartSpec part(std::string suffix, std::string dtype, std::vector<int64_t> shape, size_t item_bytes) {
+  size_t bytes = item_bytes;
+  for (const int64_t extent : shape) bytes *= static_cast<size_t>(extent);
+  return {std::move(suffix), std::move(dtype), std::move(shape), bytes};
+}
+
+void load_row(SourceType source, const std::byte* data, int64_t row, int cols, float* out) {
+  const std::byte* begin = data + static_cast<size_t>(row) * cols * source_bytes(source);
+  if (source == SourceType::kF32) {
+    std::memcpy(out, begin, sizeof(float) * cols);
+    return;
+  }
+  for (int k = 0; k < cols; ++k) {
+    uint16_t bits;
+    std::memcpy(&bits, begin + 2 * static_cast<size_t>(k), 2);
+    out[k] = source == SourceType::kBF16 ? bf16_to_float(bits) : half_to_float(bits);
+  }
+}
+
+bool is_all_finite(const float* row, int cols) {
+  for (int k = 0; k < cols; ++k) {
+    if (!std::isfinite(row[k])) return false;
+  }
+  return true;
+}
+
+void place_f32(const float* row, int lane, int padded_cols, std::byte* block) {
+  auto* out = reinterpret_cast<float*>(block);
+  for (int k = 0; k < padded_cols; ++k) out[k * kRowBlock + lane] = row[k];
+}
+
+void place_bf16(const float* row, int lane, int padded_cols, std::byte* block) {
+  auto* out = reinterpret_cast<bf16_t*>(block);
+  for (int k = 0; k < padded_cols; ++k) {
+    out[(k / 2 * kRowBlock + lane) * 2 + k % 2] = float_to_bf16(row[k]);
+  }
+}
+
+void place_i8(const int8_t* codes, int lane, int padded_cols, std::byte* block) {
+  auto* out = reinterpret_cast<int8_t*>(block);
+  for (int k = 0; k < padded_cols; ++k) out[(k / 4 * kRowBlock + lane) * 4 + k % 4] = codes[k];
+}
+
+void place_i4(const uint8_t* nibbles, int lane, int padded_cols, std::byte* block) {
+  auto* out = reinterpret_cast<uint8_t*>(block);
+  for (int base = 0; base < padded_cols; base += 2 * kGroupSize) {
+    for (int k = 0; k < kGroupSize; ++k) {
+      const uint8_t low = nibbles[base + k];
+      const uint8_t high = nibbles[base + kGroupSize + k];
+      out[(k / 4 * kRowBlock + lane) * 4 + k % 4] = static_cast<uint8_t>(low | (high << 4));
+    }
+    out += kGroupSize * kRowBlock;
+  }
+}
+
+// Packs the 16 rows of one block; rows past the end of the matrix are zero.
+class BlockPacker {
+ public:
+  BlockPacker(WeightType type, int padded_cols)
+      : type_(type), padded_cols_(padded_cols), row_(padded_cols), codes_(padded_cols),
+        group_scale_(padded_cols / kGroupSize + 1) {}
+
+  // Returns false when a source value is not finite.
+  bool pack(SourceType source, const std::byte* data, int rows, int cols, int64_t block,
+            const std::vector<std::byte*>& parts) {
+    std::byte* out = parts[0] + static_cast<size_t>(block) * row_block_bytes(type_, padded_cols_);
+    for (int lane = 0; lane < kRowBlock; ++lane) {
+      const int64_t row = block * kRowBlock + lane;
+      std::fill(row_.begin(), row_.end(), 0.0f);
+      if (row < rows) {
+        load_row(source, data, row, cols, row_.data());
+        if (!is_all_finite(row_.data(), cols)) return false;
+      }
+      place(lane, out, row, block, parts);
+    }
+    return true;
+  }
+
+ private:
+  void place(int lane, std::byte* out, int64_t row, int64_t block,
+             const std::vector<std::byte*>& parts) {
+    auto* codes = reinterpret_cast<int8_t*>(codes_.data());
+    switch (type_) {
+      case WeightType::kF32:
+        place_f32(row_.data(), lane, padded_cols_, out);
+        return;
+      case WeightType::kBF16:
+        place_bf16(row_.data(), lane, padded_cols_, out);
+        return;
+      case WeightType::kI8: {
+        const float scale = quantize_row_int8(row_.data(), padded_cols_, codes);
+        reinterpret_cast<float*>(parts[1])[row] = scale;
+        place_i8(codes, lane, padded_cols_, out);
+        return;
+      }
+      case WeightType::kI4: {
+        const float scale = quantize_row_int4(row_.data(), padded_cols_, codes_.data(),
+                                              group_scale_.data());
+        const int num_groups = padded_cols_ / kGroupSize;
+        auto* group_scale = reinterpret_cast<uint8_t*>(parts[1]) +
+                            static_cast<size_t>(block) * num_groups * kRowBlock;
+        for (int g = 0; g < num_groups; ++g) group_scale[g * kRowBlock + lane] = group_scale_[g];
+        reinterpret_cast<float*>(parts[2])[row] = scale;
+        place_i4(codes_.data(), lane, padded_cols_, out);
+        return;
+      }
+    }
+  }
+
+  WeightType type_;
+  int padded_cols_;
+  std::vector<float> row_;
+  std::vector<uint8_t> codes_;
+  std::vector<uint8_t> group_scale_;
+};
+
+}  // namespace
+
+WeightType parse_weight_type(std::string_view name) {
+  for (size_t i = 0; i < std::size(kWeightTypeNames); ++i) {
+    if (kWeightTypeNames[i] == name) return static_cast<WeightType>(i);
+  }
+  throw Error(kArgumentError,
+              "unknown weight type '" + std::string(name) + "'; use fp32, bf16, int8 or int4");
+}
+
+std::string_view weight_type_name(WeightType type) {
+  return kWeightTypeNames[static_cast<int>(type)];
+}
+
+SourceType parse_source_type(std::string_view name) {
+  if (name == "F32") return SourceType::kF32;
+  if (name == "F16") return SourceType::kF16;
+  if (name == "BF16") return SourceType::kBF16;
+  throw Error(kArgumentError,
+              "cannot pack tensors of type " + std::string(name) + "; use F32, F16 or BF16");
+}
+
+size_t source_bytes(SourceType type) { return type == SourceType::kF32 ? 4 : 2; }
+
+std::vector<PartSpec> packed_parts(WeightType type, int64_t rows, int64_t cols) {
+  constexpr int64_t kMaxExtent = int64_t{1} << 30;
+  if (rows <= 0 || cols <= 0 || rows > kMaxExtent || cols > kMaxExtent) {
+    throw Error(kConfigError, "a matrix of " + std::to_string(rows) + " x " + std::to_string(cols) +
+                                  " cannot be packed");
+  }
+  const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+  const int64_t padded_rows = blocks * kRowBlock;
+  const int64_t align = k_align(type);
+  const int64_t padded_cols = (cols + align - 1) / align * align;
+  switch (type) {
+    case WeightType::kF32:
+      return {part("weight", "F32", {blocks, padded_cols, kRowBlock}, 4)};
+    case WeightType::kBF16:
+      return {part("weight", "BF16", {blocks, padded_cols / 2, kRowBlock, 2}, 2)};
+    case WeightType::kI8:
+      return {part("weight", "I8", {blocks, padded_cols / 4, kRowBlock, 4}, 1),
+              part("scale", "F32", {padded_rows}, 4)};
+    default:
+      return {part("weight", "U8", {blocks, padded_cols / 128, kRowBlock, 64}, 1),
+              part("group_scale", "U8", {blocks, padded_cols / kGroupSize, kRowBlock}, 1),
+              part("scale", "F32", {padded_rows}, 4)};
+  }
+}
+
+PackedMatrix packed_view(WeightType type, int rows, int cols,
+                         const std::vector<const std::byte*>& parts) {
+  PackedMatrix view;
+  view.type = type;
+  view.rows = rows;
+  view.cols = cols;
+  view.padded_rows = round_up(rows, kRowBlock);
+  view.padded_cols = round_up(cols, k_align(type));
+  view.weight = parts[0];
+  if (type == WeightType::kI8) view.scale = reinterpret_cast<const float*>(parts[1]);
+  if (type == WeightType::kI4) {
+    view.group_scale = reinterpret_cast<const uint8_t*>(parts[1]);
+    view.scale = reinterpret_cast<const float*>(parts[2]);
+  }
+  return view;
+}
+
+void pack_rows(WeightType type, SourceType source, const std::byte* data, int rows, int cols,
+               const std::vector<std::byte*>& parts, ThreadPool& pool) {
+  const int padded_cols = round_up(cols, k_align(type));
+  std::atomic<bool> is_finite{true};
+  pool.parallel_for(round_up(rows, kRowBlock) / kRowBlock, 4, [&](int64_t begin, int64_t end, int) {
+    BlockPacker packer(type, padded_cols);
+    for (int64_t block = begin; block < end && is_finite; ++block) {
+      if (!packer.pack(source, data, rows, cols, block, parts)) is_finite = false;
+    }
+  });
+  if (!is_finite) throw Error(kModelFileError, "a weight is NaN or infinite");
+}
+
+}  // namespace autoglm

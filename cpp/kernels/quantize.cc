@@ -1,0 +1,123 @@
+// Compiled without contraction to fused multiply-add, so that every machine writes the same bytes.
+#include "kernels/quantize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace autoglm {
+namespace {
+
+constexpr int kLanes = 16;  // partial sums: a fixed order the compiler can still vectorise
+
+// Rounds to nearest even for |x| < 2^22.
+inline float round_even(float x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
+  return (x + kMagic) - kMagic;
+}
+
+inline float int4_code(float w, float inverse) {
+  return std::min(7.0f, std::max(-8.0f, round_even(w * inverse)));
+}
+
+float sum_lanes(const float (&lanes)[kLanes]) {
+  float sum = 0.0f;
+  for (const float lane : lanes) sum += lane;
+  return sum;
+}
+
+float max_abs(const float* x, int n) {
+  float lanes[kLanes] = {};
+  for (int i = 0; i < n; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) lanes[j] = std::max(lanes[j], std::fabs(x[i + j]));
+  }
+  return *std::max_element(lanes, lanes + kLanes);
+}
+
+// Squared error of a group rounded with scale `d` > 0.
+float group_error(const float* w, float d) {
+  const float inverse = 1.0f / d;
+  float lanes[kLanes] = {};
+  for (int i = 0; i < kGroupSize; i += kLanes) {
+    for (int j = 0; j < kLanes; ++j) {
+      const float rest = w[i + j] - d * int4_code(w[i + j], inverse);
+      lanes[j] += rest * rest;
+    }
+  }
+  return sum_lanes(lanes);
+}
+
+// The scale of least squared error among divisors of the largest magnitude.
+float best_group_scale(const float* w) {
+  const float largest = max_abs(w, kGroupSize);
+  if (largest == 0.0f) return 0.0f;
+  float best = 0.0f, best_error = INFINITY;
+  for (float steps = 5.5f; steps <= 8.0f; steps += 0.25f) {
+    const float d = largest / steps;
+    const float error = group_error(w, d);
+    if (error < best_error) {
+      best_error = error;
+      best = d;
+    }
+  }
+  return best;
+}
+
+int nearest_group_scale(float wanted, float scale) {
+  return static_cast<int>(std::clamp(round_even(wanted / scale), 1.0f, 16.0f));
+}
+
+}  // namespace
+
+float quantize_row_int8(const float* row, int n, int8_t* codes) {
+  const float scale = max_abs(row, n) / 127.0f;
+  const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+  if (scale <= 0.0f || !std::isfinite(inverse)) {
+    std::fill(codes, codes + n, int8_t{0});
+    return 0.0f;
+  }
+  for (int i = 0; i < n; ++i) {
+    const float code = round_even(row[i] * inverse);
+    codes[i] = static_cast<int8_t>(std::clamp(code, -127.0f, 127.0f));
+  }
+  return scale;
+}
+
+float quantize_row_int4(const float* row, int n, uint8_t* nibbles, uint8_t* group_scale) {
+  const int num_groups = n / kGroupSize;
+  std::vector<float> wanted(num_groups);
+  for (int g = 0; g < num_groups; ++g) wanted[g] = best_group_scale(row + g * kGroupSize);
+  const float largest = *std::max_element(wanted.begin(), wanted.end());
+  std::fill(nibbles, nibbles + n, uint8_t{8});
+  std::fill(group_scale, group_scale + num_groups, uint8_t{1});
+  if (largest < 1e-30f) return 0.0f;
+
+  float best = largest / 16.0f, best_error = INFINITY;
+  for (float steps = 16.0f; steps >= 9.0f; steps -= 0.5f) {
+    const float scale = largest / steps;
+    float error = 0.0f;
+    for (int g = 0; g < num_groups && error < best_error; ++g) {
+      if (wanted[g] == 0.0f) continue;
+      error += group_error(row + g * kGroupSize, scale * nearest_group_scale(wanted[g], scale));
+    }
+    if (error < best_error) {
+      best_error = error;
+      best = scale;
+    }
+  }
+  for (int g = 0; g < num_groups; ++g) {
+    if (wanted[g] == 0.0f) continue;
+    const int integer_scale = nearest_group_scale(wanted[g], best);
+    group_scale[g] = static_cast<uint8_t>(integer_scale);
+    const float inverse = 1.0f / (best * static_cast<float>(integer_scale));
+    for (int i = 0; i < kGroupSize; ++i) {
+      const int k = g * kGroupSize + i;
+      nibbles[k] = static_cast<uint8_t>(int4_code(row[k], inverse) + 8.0f);
+    }
+  }
+  return best;
+}
+
+}  // namespace autoglm

@@ -1,0 +1,325 @@
+// Scalar kernels: the portable path and the oracle the other paths are tested against.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/float16.h"
+#include "kernels/kernels.h"
+
+namespace autoglm {
+namespace {
+
+constexpr int kRowsAtOnce = 4;  // activation rows that share one pass over a weight block
+
+PackedRows rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
+  const bool is_integer = type == WeightType::kI8 || type == WeightType::kI4;
+  PackedRows out;
+  out.format = is_integer ? RowsFormat::kI8 : RowsFormat::kF32;
+  out.rows = rows;
+  out.padded_cols = padded_cols;
+  out.planes = is_integer && is_precise ? 2 : 1;
+  return out;
+}
+
+void pack_row_f32(const PackedRows& out, int row, const float* x, int cols) {
+  float* to = static_cast<float*>(out.data) + static_cast<size_t>(row) * out.padded_cols;
+  std::memcpy(to, x, sizeof(float) * cols);
+  std::fill(to + cols, to + out.padded_cols, 0.0f);
+}
+
+void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
+  float largest = 0.0f;
+  for (int k = 0; k < cols; ++k) largest = std::max(largest, std::fabs(x[k]));
+  const float steps = out.planes == 2 ? 127.0f * 256.0f + 127.0f : 127.0f;
+  const float inverse = largest > 0.0f ? steps / largest : 0.0f;
+  out.scale[row] = largest / steps;
+  const size_t first = static_cast<size_t>(row) * out.planes;
+  auto* codes = static_cast<int8_t*>(out.data) + first * out.padded_cols;
+  const int num_groups = out.padded_cols / kGroupSize;
+  int32_t* sums = out.group_sum + first * num_groups;
+  std::fill(sums, sums + out.planes * num_groups, 0);
+  for (int k = 0; k < out.padded_cols; ++k) {
+    const int code = k < cols ? static_cast<int>(std::nearbyint(x[k] * inverse)) : 0;
+    const int high = out.planes == 2 ? (code + 128) >> 8 : code;
+    codes[k] = static_cast<int8_t>(high);
+    sums[k / kGroupSize] += high;
+    if (out.planes == 1) continue;
+    const int low = code - 256 * high;
+    codes[out.padded_cols + k] = static_cast<int8_t>(low);
+    sums[num_groups + k / kGroupSize] += low;
+  }
+}
+
+void pack_row(const PackedRows& out, WeightType, int row, const float* x, int cols) {
+  if (out.format == RowsFormat::kF32) {
+    pack_row_f32(out, row, x, cols);
+  } else {
+    pack_row_i8(out, row, x, cols);
+  }
+}
+
+// One block of 16 outputs for `num` rows of float activations.
+template <typename LoadWeight>
+void dot_block_f32(const LoadWeight& load, const PackedRows& x, int first, int num,
+                   float (*sums)[kRowBlock]) {
+  const float* rows = static_cast<const float*>(x.data) + static_cast<size_t>(first) * x.padded_cols;
+  for (int m = 0; m < num; ++m) std::fill(sums[m], sums[m] + kRowBlock, 0.0f);
+  for (int k = 0; k < x.padded_cols; ++k) {
+    float w[kRowBlock];
+    for (int r = 0; r < kRowBlock; ++r) w[r] = load(k, r);
+    for (int m = 0; m < num; ++m) {
+      const float a = rows[static_cast<size_t>(m) * x.padded_cols + k];
+      for (int r = 0; r < kRowBlock; ++r) sums[m][r] += w[r] * a;
+    }
+  }
+}
+
+void dot_i8(const int8_t* w, const int8_t* a, int padded_cols, int32_t* sums) {
+  for (int k = 0; k < padded_cols; k += 4, w += 4 * kRowBlock) {
+    for (int r = 0; r < kRowBlock; ++r) {
+      for (int j = 0; j < 4; ++j) sums[r] += w[4 * r + j] * a[k + j];
+    }
+  }
+}
+
+void dot_i4(const uint8_t* w, const uint8_t* group_scale, const int8_t* a, int padded_cols,
+            int32_t* sums) {
+  for (int base = 0; base < padded_cols; base += 2 * kGroupSize) {
+    int32_t low[kRowBlock] = {}, high[kRowBlock] = {};
+    for (int k = 0; k < kGroupSize; k += 4, w += 4 * kRowBlock) {
+      for (int r = 0; r < kRowBlock; ++r) {
+        for (int j = 0; j < 4; ++j) {
+          low[r] += ((w[4 * r + j] & 15) - 8) * a[base + k + j];
+          high[r] += ((w[4 * r + j] >> 4) - 8) * a[base + kGroupSize + k + j];
+        }
+      }
+    }
+    for (int r = 0; r < kRowBlock; ++r) {
+      sums[r] += low[r] * group_scale[r] + high[r] * group_scale[kRowBlock + r];
+    }
+    group_scale += 2 * kRowBlock;
+  }
+}
+
+void dot_block_integer(const PackedMatrix& w, const PackedRows& x, int block, int first, int num,
+                       float (*sums)[kRowBlock]) {
+  const std::byte* weight = w.weight + block * row_block_bytes(w.type, w.padded_cols);
+  const float* scale = w.scale + block * kRowBlock;
+  for (int m = 0; m < num; ++m) {
+    int32_t planes[2][kRowBlock] = {};
+    for (int p = 0; p < x.planes; ++p) {
+      const size_t row = static_cast<size_t>(first + m) * x.planes + p;
+      const int8_t* a = static_cast<const int8_t*>(x.data) + row * x.padded_cols;
+      if (w.type == WeightType::kI8) {
+        dot_i8(reinterpret_cast<const int8_t*>(weight), a, w.padded_cols, planes[p]);
+      } else {
+        const int num_groups = w.padded_cols / kGroupSize;
+        dot_i4(reinterpret_cast<const uint8_t*>(weight),
+               w.group_scale + static_cast<size_t>(block) * num_groups * kRowBlock, a,
+               w.padded_cols, planes[p]);
+      }
+    }
+    const float row_scale = x.scale[first + m];
+    for (int r = 0; r < kRowBlock; ++r) {
+      const float dot = x.planes == 2 ? 256.0f * static_cast<float>(planes[0][r]) +
+                                            static_cast<float>(planes[1][r])
+                                      : static_cast<float>(planes[0][r]);
+      sums[m][r] = dot * (scale[r] * row_scale);
+    }
+  }
+}
+
+void dot_block(const PackedMatrix& w, const PackedRows& x, int block, int first, int num,
+               float (*sums)[kRowBlock]) {
+  const std::byte* weight = w.weight + block * row_block_bytes(w.type, w.padded_cols);
+  if (w.type == WeightType::kF32) {
+    const auto* values = reinterpret_cast<const float*>(weight);
+    dot_block_f32([&](int k, int r) { return values[k * kRowBlock + r]; }, x, first, num, sums);
+  } else if (w.type == WeightType::kBF16) {
+    const auto* values = reinterpret_cast<const bf16_t*>(weight);
+    dot_block_f32(
+        [&](int k, int r) { return bf16_to_float(values[(k / 2 * kRowBlock + r) * 2 + k % 2]); }, x,
+        first, num, sums);
+  } else {
+    dot_block_integer(w, x, block, first, num, sums);
+  }
+}
+
+float silu(float x) { return x / (1.0f + std::exp(-x)); }
+
+void gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
+          int block_end, std::byte*) {
+  const bool is_swiglu = y.epilogue == Epilogue::kSwiGlu;
+  const int step = is_swiglu ? 2 : 1;
+  float sums[2][kRowsAtOnce][kRowBlock];
+  for (int block = block_begin; block < block_end; block += step) {
+    for (int first = 0; first < x.rows; first += kRowsAtOnce) {
+      const int num = std::min(kRowsAtOnce, x.rows - first);
+      for (int i = 0; i < step; ++i) dot_block(w, x, block + i, first, num, sums[i]);
+      const int row = block * kRowBlock;
+      const int num_outputs = std::min(kRowBlock, w.rows - row);
+      for (int m = 0; m < num; ++m) {
+        float* out = y.data + static_cast<size_t>(first + m) * y.stride + row / step;
+        for (int r = 0; r < num_outputs; ++r) {
+          float value = sums[0][m][r] + (y.bias != nullptr ? y.bias[row + r] : 0.0f);
+          if (is_swiglu) {
+            const int up_row = row + kRowBlock + r;
+            value = silu(value) * (sums[1][m][r] + (y.bias != nullptr ? y.bias[up_row] : 0.0f));
+          }
+          out[r] = y.epilogue == Epilogue::kAdd ? out[r] + value : value;
+        }
+      }
+    }
+  }
+}
+
+void rms_norm(const float* x, const float* gain, float eps, int n, float* out) {
+  float sum = 0.0f;
+  for (int i = 0; i < n; ++i) sum += x[i] * x[i];
+  const float inverse = 1.0f / std::sqrt(sum / static_cast<float>(n) + eps);
+  for (int i = 0; i < n; ++i) out[i] = x[i] * inverse * gain[i];
+}
+
+void add(const float* x, int n, float* y) {
+  for (int i = 0; i < n; ++i) y[i] += x[i];
+}
+
+void rope(float* head, const float* cos, const float* sin, int rotary_dim, bool is_interleaved) {
+  const int half = rotary_dim / 2;
+  for (int i = 0; i < half; ++i) {
+    float& a = head[is_interleaved ? 2 * i : i];
+    float& b = head[is_interleaved ? 2 * i + 1 : half + i];
+    const float x = a, y = b;
+    a = x * cos[i] - y * sin[i];
+    b = y * cos[i] + x * sin[i];
+  }
+}
+
+size_t k_index(const KvLayer& kv, int kv_head, int token, int d) {
+  const size_t head = static_cast<size_t>(kv_head) * kv.head_dim * kPageTokens;
+  if (kv.type == KvType::kF32) return head + static_cast<size_t>(d) * kPageTokens + token;
+  return head + (static_cast<size_t>(d / 2) * kPageTokens + token) * 2 + d % 2;
+}
+
+size_t v_index(const KvLayer& kv, int kv_head, int token, int d) {
+  const size_t head =
+      static_cast<size_t>(kv.num_kv_heads + kv_head) * kv.head_dim * kPageTokens;
+  if (kv.type == KvType::kF32) return head + static_cast<size_t>(token) * kv.head_dim + d;
+  return head + (static_cast<size_t>(token / 2) * kv.head_dim + d) * 2 + token % 2;
+}
+
+void store_kv(const KvLayer& kv, int position, const float* k, const float* v) {
+  const size_t page = kv.page_table[position / kPageTokens] * kv.page_stride;
+  const int token = position % kPageTokens;
+  for (int h = 0; h < kv.num_kv_heads; ++h) {
+    for (int d = 0; d < kv.head_dim; ++d) {
+      const size_t k_at = page + k_index(kv, h, token, d);
+      const size_t v_at = page + v_index(kv, h, token, d);
+      const float k_value = k[h * kv.head_dim + d];
+      const float v_value = v[h * kv.head_dim + d];
+      if (kv.type == KvType::kF32) {
+        static_cast<float*>(kv.base)[k_at] = k_value;
+        static_cast<float*>(kv.base)[v_at] = v_value;
+      } else {
+        static_cast<bf16_t*>(kv.base)[k_at] = float_to_bf16(k_value);
+        static_cast<bf16_t*>(kv.base)[v_at] = float_to_bf16(v_value);
+      }
+    }
+  }
+}
+
+float load_kv(const KvLayer& kv, size_t index) {
+  return kv.type == KvType::kF32 ? static_cast<const float*>(kv.base)[index]
+                                 : bf16_to_float(static_cast<const bf16_t*>(kv.base)[index]);
+}
+
+// One query row over all keys it sees, page by page with a running softmax.
+void attend_row(const AttentionArgs& args, int kv_head, int head, int token, float* sums) {
+  const KvLayer& kv = args.kv;
+  const float* q = args.q + static_cast<size_t>(token) * args.q_stride + head * kv.head_dim;
+  const int num_keys = args.first_position + token + 1;
+  float largest = -INFINITY, total = 0.0f;
+  std::fill(sums, sums + kv.head_dim, 0.0f);
+  for (int first = 0; first < num_keys; first += kPageTokens) {
+    const int num = std::min(kPageTokens, num_keys - first);
+    const size_t page = kv.page_table[first / kPageTokens] * kv.page_stride;
+    float weights[kPageTokens];
+    float page_largest = largest;
+    for (int t = 0; t < num; ++t) {
+      float dot = 0.0f;
+      for (int d = 0; d < kv.head_dim; ++d) dot += q[d] * load_kv(kv, page + k_index(kv, kv_head, t, d));
+      weights[t] = dot * args.scale;
+      page_largest = std::max(page_largest, weights[t]);
+    }
+    const float shrink = std::exp(largest - page_largest);
+    largest = page_largest;
+    total *= shrink;
+    for (int d = 0; d < kv.head_dim; ++d) sums[d] *= shrink;
+    for (int t = 0; t < num; ++t) {
+      const float weight = std::exp(weights[t] - largest);
+      total += weight;
+      for (int d = 0; d < kv.head_dim; ++d) {
+        sums[d] += weight * load_kv(kv, page + v_index(kv, kv_head, t, d));
+      }
+    }
+  }
+  float* out = args.out + static_cast<size_t>(token) * args.out_stride + head * kv.head_dim;
+  for (int d = 0; d < kv.head_dim; ++d) out[d] = sums[d] / total;
+}
+
+void attention(const AttentionArgs& args, int kv_head, int token_begin, int token_end,
+               float* scratch) {
+  const int group = args.num_heads / args.kv.num_kv_heads;
+  for (int token = token_begin; token < token_end; ++token) {
+    for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      attend_row(args, kv_head, head, token, scratch);
+    }
+  }
+}
+
+float unpack_element(const PackedMatrix& w, const std::byte* block, int row, int k) {
+  const int lane = row % kRowBlock;
+  switch (w.type) {
+    case WeightType::kF32:
+      return reinterpret_cast<const float*>(block)[k * kRowBlock + lane];
+    case WeightType::kBF16:
+      return bf16_to_float(
+          reinterpret_cast<const bf16_t*>(block)[(k / 2 * kRowBlock + lane) * 2 + k % 2]);
+    case WeightType::kI8:
+      return w.scale[row] * static_cast<float>(reinterpret_cast<const int8_t*>(
+                                block)[(k / 4 * kRowBlock + lane) * 4 + k % 4]);
+    default: {
+      const int within = k % kGroupSize;
+      const auto byte = static_cast<uint8_t>(block[k / (2 * kGroupSize) * kGroupSize * kRowBlock +
+                                                   (within / 4 * kRowBlock + lane) * 4 + within % 4]);
+      const int nibble = k / kGroupSize % 2 == 0 ? byte & 15 : byte >> 4;
+      const size_t group = static_cast<size_t>(row / kRowBlock) * (w.padded_cols / kGroupSize) +
+                           k / kGroupSize;
+      return w.scale[row] *
+             static_cast<float>((nibble - 8) * w.group_scale[group * kRowBlock + lane]);
+    }
+  }
+}
+
+void unpack_row(const PackedMatrix& w, int row, float* out) {
+  const std::byte* block = w.weight + row / kRowBlock * row_block_bytes(w.type, w.padded_cols);
+  for (int k = 0; k < w.cols; ++k) out[k] = unpack_element(w, block, row, k);
+}
+
+}  // namespace
+
+extern const Kernels kScalarKernels;
+const Kernels kScalarKernels = {
+    .isa = Isa::kScalar,
+    .rows_format = rows_format,
+    .pack_row = pack_row,
+    .gemm = gemm,
+    .rms_norm = rms_norm,
+    .add = add,
+    .rope = rope,
+    .store_kv = store_kv,
+    .attention = attention,
+    .unpack_row = unpack_row,
+};
+
+}  // namespace autoglm
