@@ -1,0 +1,10 @@
+"""`python -m autoglm`: the same program as the `autoglm` command."""
+
+from __future__ import annotations
+
+import sys
+
+from autoglm.cli.main import entry_point
+
+if __name__ == "__main__":
+    sys.exit(entry_point())

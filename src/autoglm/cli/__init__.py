@@ -1,0 +1,1 @@
+"""The `autoglm` command: one file per subcommand, imported only when it is the one asked for."""

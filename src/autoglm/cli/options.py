@@ -1,0 +1,43 @@
+"""Option types that several commands share; a value out of range is named in the error."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """An argparse type for integers of at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            message = f"{text!r} is not a whole number of at least {minimum}"
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return parse
+
+
+def add_model_option(parser: argparse.ArgumentParser, *, is_required: bool = False) -> None:
+    """Declare --model; without it the commands use the LITE model of the package."""
+    text = "directory of the bundle" + ("" if is_required else " (default: the LITE model)")
+    parser.add_argument("--model", metavar="DIR", required=is_required, help=text)
+
+
+def add_threads_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --threads."""
+    parser.add_argument(
+        "--threads",
+        metavar="T",
+        type=whole_number(1),
+        help="worker threads (default: $AUTOGLM_THREADS, else the physical cores)",
+    )
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
