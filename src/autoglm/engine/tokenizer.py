@@ -1,0 +1,118 @@
+"""Text to token ids and back, over the `tokenizers` library.
+
+Owns the rule that text from users never turns into control tokens, and incremental decoding.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoglm.errors import InvalidRequestError, ModelConfigError, ModelFileError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+MAX_FILE_BYTES = 64 * 2**20
+REPLACEMENT = "\ufffd"
+# A character has at most four bytes; with more tokens waiting the bytes are not UTF-8 at all.
+MAX_PENDING_TOKENS = 8
+
+
+class Tokenizer:
+    """The tokenizer of one model. Safe to use from several threads."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self._backend = backend
+        self._lock = threading.Lock()
+        added = backend.get_added_tokens_decoder().values()
+        self._controls = tuple(token.content for token in added if token.special)
+
+    @classmethod
+    def from_file(cls, path: Path, *, vocab_size: int) -> Tokenizer:
+        """Open `tokenizer.json`. `vocab_size` is the number of rows of the embedding.
+
+        Raises ModelFileError when it is no tokenizer, ModelConfigError when it has ids beyond
+        the embedding.
+        """
+        import tokenizers
+
+        try:
+            size = path.stat().st_size
+        except OSError as err:
+            message = f"{path}: cannot be read: {err.strerror or err}"
+            raise ModelFileError(message) from err
+        if size > MAX_FILE_BYTES:
+            message = f"{path}: has {size} bytes, a tokenizer at most {MAX_FILE_BYTES}"
+            raise ModelFileError(message)
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as err:  # the library raises bare Exception
+            message = f"{path}: not a tokenizer this version reads: {err}"
+            raise ModelFileError(message) from err
+        backend.no_padding()
+        backend.no_truncation()
+        top_id = max(backend.get_added_tokens_decoder(), default=-1)
+        top_id = max(top_id, backend.get_vocab_size(with_added_tokens=True) - 1)
+        if top_id >= vocab_size:
+            message = f"{path}: has token id {top_id}, but the model has {vocab_size} tokens"
+            raise ModelConfigError(message)
+        return cls(backend)
+
+    def encode(self, text: str, *, has_controls: bool = True) -> list[int]:
+        """Token ids of `text`; control tokens written in it count only if `has_controls`.
+
+        Raises InvalidRequestError for text with lone surrogates.
+        """
+        try:
+            with self._lock:
+                self._backend.encode_special_tokens = not has_controls
+                return self._backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as err:
+            message = "the text has characters that are not valid Unicode (lone surrogates)"
+            raise InvalidRequestError(message) from err
+
+    def decode(self, ids: Sequence[int], *, has_controls: bool = False) -> str:
+        """The text of `ids`, with or without control tokens."""
+        return self._backend.decode(list(ids), skip_special_tokens=not has_controls)
+
+    def is_control_in(self, text: str) -> bool:
+        """Whether `text` contains the name of a control token."""
+        return any(control in text for control in self._controls)
+
+
+class Detokenizer:
+    """Turns a growing id sequence into text pieces that concatenate to its decoding.
+
+    A piece never ends inside a character: its bytes wait until they are complete.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = 0  # ids from here on are decoded again, as context of the next ones
+        self._read = 0  # ids before here have been given out
+
+    def push(self, token_id: int) -> str:
+        """The text that `token_id` completes, often empty."""
+        self._ids.append(token_id)
+        before, after = self._decode_both()
+        is_broken = after.endswith(REPLACEMENT)
+        if len(after) <= len(before) and not is_broken:
+            return ""
+        if is_broken and len(self._ids) - self._read < MAX_PENDING_TOKENS:
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        return after[len(before) :]
+
+    def flush(self) -> str:
+        """The text of what still waits, U+FFFD for bytes that stayed incomplete."""
+        before, after = self._decode_both()
+        self._start = self._read = len(self._ids)
+        return after[len(before) :]
+
+    def _decode_both(self) -> tuple[str, str]:
+        before = self._tokenizer.decode(self._ids[self._start : self._read])
+        return before, self._tokenizer.decode(self._ids[self._start :])

@@ -1,0 +1,81 @@
+"""Encoding without control tokens from text, and incremental decoding at character borders."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.engine.conftest import CONTROLS, NUM_BYTES, byte_backend
+
+from autoglm.engine.tokenizer import MAX_PENDING_TOKENS, Detokenizer, Tokenizer
+from autoglm.errors import InvalidRequestError, ModelConfigError, ModelFileError
+
+USER = NUM_BYTES + CONTROLS.index("<|user|>")
+TOKENIZER = Tokenizer(byte_backend())
+
+
+def test_control_token_in_text_is_one_id_only_when_allowed(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("<|user|>") == [USER]
+    ids = tokenizer.encode("<|user|>", has_controls=False)
+    assert len(ids) == len("<|user|>")
+    assert max(ids) < NUM_BYTES
+
+
+def test_control_tokens_are_left_out_of_decoded_text(tokenizer: Tokenizer) -> None:
+    ids = [*tokenizer.encode("好"), USER]
+    assert tokenizer.decode(ids) == "好"
+    assert tokenizer.decode(ids, has_controls=True) == "好<|user|>"
+
+
+def test_lone_surrogates_are_an_invalid_request(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InvalidRequestError, match="surrogates"):
+        tokenizer.encode("\ud800")
+
+
+@given(st.text())
+def test_pieces_concatenate_to_the_text_and_never_break_a_character(text: str) -> None:
+    detokenizer = Detokenizer(TOKENIZER)
+    pieces = [detokenizer.push(token) for token in TOKENIZER.encode(text, has_controls=False)]
+    pieces.append(detokenizer.flush())
+    assert "".join(pieces) == text
+    if "\ufffd" not in text:
+        assert all("\ufffd" not in piece for piece in pieces)
+
+
+@given(st.lists(st.integers(0, NUM_BYTES + len(CONTROLS) - 1), max_size=60))
+def test_pieces_of_any_ids_concatenate_to_their_decoding(ids: list[int]) -> None:
+    detokenizer = Detokenizer(TOKENIZER)
+    text = "".join(detokenizer.push(token) for token in ids) + detokenizer.flush()
+    valid = TOKENIZER.decode(ids)
+    assert text.replace("\ufffd", "") == valid.replace("\ufffd", "")
+
+
+def test_bytes_that_never_become_a_character_do_not_hold_back_text_for_ever(
+    tokenizer: Tokenizer,
+) -> None:
+    detokenizer = Detokenizer(tokenizer)
+    first_byte = tokenizer.encode("会")[0]
+    pieces = [detokenizer.push(first_byte) for _ in range(MAX_PENDING_TOKENS)]
+    assert pieces[-1] == "\ufffd" * MAX_PENDING_TOKENS
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    byte_backend().save(str(path))
+    num_tokens = NUM_BYTES + len(CONTROLS)
+    assert Tokenizer.from_file(path, vocab_size=num_tokens).decode([65]) != ""
+    with pytest.raises(ModelConfigError, match=f"token id {num_tokens - 1}, but the model has 256"):
+        Tokenizer.from_file(path, vocab_size=256)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1", '{"model": {"type": "BPE"}}'])
+def test_a_file_that_is_no_tokenizer_is_a_model_file_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(text)
+    with pytest.raises(ModelFileError, match="not a tokenizer"):
+        Tokenizer.from_file(path, vocab_size=256)
+
+
+def test_a_missing_tokenizer_is_a_model_file_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="cannot be read: No such file"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json", vocab_size=256)
