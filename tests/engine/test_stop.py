@@ -20,7 +20,7 @@ def run(stop: list[str], pieces: list[str]) -> tuple[str, bool]:
     st.lists(st.text(alphabet="ab。", min_size=1, max_size=4), max_size=3),
     st.lists(st.text(alphabet="ab。", max_size=5), max_size=20),
 )
-def test_result_does_not_depend_on_how_the_text_is_cut(stop: list[str], pieces: list[str]) -> None:
+def test_any_stop_string_ends_the_text_before_itself(stop: list[str], pieces: list[str]) -> None:
     text = "".join(pieces)
     cut, is_stopped = run(stop, pieces)
     assert is_stopped is any(s in text for s in stop)

@@ -1,0 +1,78 @@
+"""Cuts a long text into parts that fit a token budget, at the best place there is.
+
+Speaker turns first, then paragraphs, lines, sentences, and characters as the last resort.
+The parts joined are the text: nothing is dropped, nothing repeated.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+CountTokens = Callable[[str], int]
+
+# Longer texts are cut without counting them whole, which keeps memory bounded.
+MAX_CHARS_PER_TOKEN = 32
+
+_BREAKS = (
+    re.compile(r"^(?=[^\s:：][^:：\n]{0,30}[:：])", re.MULTILINE),  # `名字：` or `Name:`
+    re.compile(r"(?<=\n\n)(?!\n)"),
+    re.compile(r"(?<=\n)"),
+    re.compile(r"(?<=[。！？；])|(?<=[.!?;]\s)"),
+    re.compile(r"(?<=[，、,\s])"),
+)
+
+
+def split_text(text: str, budget_tokens: int, count: CountTokens) -> list[str]:
+    """Parts of about equal length, each of at most `budget_tokens` by `count`.
+
+    A single character that needs more than the budget is a part of its own.
+    """
+    if not text:
+        return []
+    pieces = _pieces(text, budget_tokens, count, _BREAKS)
+    sizes = [count(piece) for piece in pieces]
+    left = sum(sizes)
+    parts: list[str] = []
+    part, part_size = "", 0
+    for piece, size in zip(pieces, sizes, strict=True):
+        target = left / max(1, math.ceil(left / budget_tokens))
+        is_full = part_size + size > budget_tokens or part_size + size / 2 > target
+        # The sum is an estimate: tokens may form across a joint, so the join is counted.
+        if part and (is_full or count(part + piece) > budget_tokens):
+            parts.append(part)
+            left -= part_size
+            part, part_size = "", 0
+        part += piece
+        part_size += size
+    return [*parts, part]
+
+
+def _fits(text: str, budget_tokens: int, count: CountTokens) -> bool:
+    return len(text) <= budget_tokens * MAX_CHARS_PER_TOKEN and count(text) <= budget_tokens
+
+
+def _pieces(
+    text: str, budget_tokens: int, count: CountTokens, breaks: Sequence[re.Pattern[str]]
+) -> list[str]:
+    """Pieces within the budget, cut at the first kind of break that gives any."""
+    if _fits(text, budget_tokens, count):
+        return [text]
+    if not breaks:
+        return _halves(text, budget_tokens, count)
+    pieces: list[str] = []
+    for piece in breaks[0].split(text):
+        if piece:
+            pieces += _pieces(piece, budget_tokens, count, breaks[1:])
+    return pieces
+
+
+def _halves(text: str, budget_tokens: int, count: CountTokens) -> list[str]:
+    """Halve until every piece fits."""
+    if len(text) <= 1 or _fits(text, budget_tokens, count):
+        return [text]
+    middle = len(text) // 2
+    return _halves(text[:middle], budget_tokens, count) + _halves(
+        text[middle:], budget_tokens, count
+    )
