@@ -18,6 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find src cpp -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
 CXX_FILES = $(shell find cpp -name '*.cc' -o -name '*.h')
+PORTABLE := aarch64 riscv64
 PYTHON_FILES := src tests tools benchmarks
 
 # $(call logged,what,log file,command): set-up output goes to a log, so that the standard output of
@@ -28,6 +29,9 @@ logged = @mkdir -p build; echo "autoglm: $(1) (log: $(2))" >&2; \
 # $(call install,purposes): the requirements pyproject.toml states for them.
 install = $(BIN)/python tools/requirements.py $(1) >build/requirements-$(1).txt; \
 	$(BIN)/python -m pip install -r build/requirements-$(1).txt
+
+configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable lint fix bench docs size fuzz clean
 .DEFAULT_GOAL := help
@@ -65,16 +69,24 @@ $(VENV)/.installed: $(SOURCES) $(VENV)/.tools $(VENV)/.requirements-build $(VENV
 test: build $(VENV)/.requirements-test test-native ## Python and native tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-native: $(VENV)/.tools test-portable ## native tests, then the portable cross builds
-	$(BIN)/cmake -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-		-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_BUILD_PYTHON=OFF -DAUTOGLM_BUILD_TESTS=ON
+test-native: build/native test-portable ## native tests, then the portable cross builds
 	$(BIN)/cmake --build build/native
 	$(BIN)/ctest --test-dir build/native --output-on-failure
 
-test-portable: $(VENV)/.tools ## scalar path for aarch64 and riscv64 under qemu-user
-	@for arch in aarch64 riscv64; do \
-		if command -v $$arch-linux-gnu-g++ qemu-$$arch >/dev/null; then tools/test_portable.sh $$arch $(BIN); \
-		else echo "portable $$arch: skipped: not installed (apt install g++-$$arch-linux-gnu qemu-user)"; fi; done
+test-portable: $(addprefix portable-,$(PORTABLE)) ## the portable path for other processors under qemu-user
+
+portable-%: $(VENV)/.tools
+	@if ! command -v $*-linux-gnu-g++ >/dev/null || ! command -v qemu-$* >/dev/null; then \
+		echo "portable build for $*: skipped: not installed (apt install g++-$(subst _,-,$*)-linux-gnu qemu-user)"; exit; fi; \
+	$(configure) -S . -B build/$* -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=$* \
+		-DCMAKE_CXX_COMPILER=$*-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
+		-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-$* >build/portable-$*.log; \
+	$(BIN)/cmake --build build/$*; \
+	$(BIN)/ctest --test-dir build/$* --output-on-failure
+
+build/native: CMakeLists.txt $(VENV)/.tools
+	$(configure) -S . -B $@
+	@touch $@
 
 lint: build $(VENV)/.requirements-lint $(VENV)/.requirements-test ## every static gate
 	$(BIN)/ruff check $(PYTHON_FILES)

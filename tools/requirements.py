@@ -1,6 +1,6 @@
 """Print the requirements that pyproject.toml states for one purpose, one a line.
 
-The Makefile installs them apart from the package, so that a source change rebuilds only the package.
+The Makefile installs them apart from the package, so that a source change rebuilds that alone.
 Usage: requirements.py {build,runtime,EXTRA}...
 """
 

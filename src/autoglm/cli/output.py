@@ -1,4 +1,4 @@
-"""Where a command writes: results on stdout; notes and progress on stderr, progress on a terminal only."""
+"""Where a command writes: results on stdout, notes on stderr, progress there on a terminal only."""
 
 from __future__ import annotations
 

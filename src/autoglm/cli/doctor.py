@@ -1,0 +1,97 @@
+"""Show what this machine has, which kernels are used and whether the model is in order."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from autoglm import __version__
+from autoglm.cli.options import add_json_option, add_model_option
+from autoglm.cli.output import print_json, print_text
+from autoglm.config import Settings, load_settings
+from autoglm.errors import AutoGLMError, translate_core_errors
+from autoglm.hardware.probe import probe
+
+MIB = 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    add_model_option(parser)
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 1 when the machine or the model cannot run."""
+    settings = load_settings({"model": args.model})
+    report: dict[str, Any] = {
+        "version": __version__,
+        "machine": asdict(probe()),
+        "engine": _engine(),
+        "model": _model(settings),
+        "settings": {**asdict(settings), "isa": os.environ.get("AUTOGLM_ISA") or None},
+    }
+    if args.json:
+        print_json(report)
+    else:
+        print_text("\n".join(_lines(report)))
+    return 0 if report["engine"]["is_ok"] and report["model"]["is_ok"] else 1
+
+
+def _engine() -> dict[str, Any]:
+    try:
+        with translate_core_errors():
+            from autoglm import _core
+
+            return {"is_ok": True, **_core.cpu_info()}
+    except (AutoGLMError, ImportError) as err:
+        return {"is_ok": False, "problem": str(err)}
+
+
+def _model(settings: Settings) -> dict[str, Any]:
+    from autoglm.modelfile.bundle import open_bundle
+    from autoglm.runtime import lite_bundle_path
+
+    path = Path(settings.model) if settings.model else lite_bundle_path()
+    try:
+        bundle = open_bundle(path)
+    except AutoGLMError as err:
+        return {"is_ok": False, "path": str(path), "problem": str(err)}
+    return {
+        "is_ok": True,
+        "path": str(path),
+        "architecture": bundle.config.architecture,
+        "weights": bundle.weights,
+        "weights_bytes": bundle.weights_bytes,
+        "max_position": bundle.max_position,
+    }
+
+
+def _mib(value: int | None) -> str:
+    return "unknown" if value is None else f"{value / MIB:.0f} MiB"
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    machine, engine, model = report["machine"], report["engine"], report["model"]
+    cores = f"{machine['physical_cores']} physical, {machine['logical_cores']} logical"
+    total, available = _mib(machine["memory_total_bytes"]), _mib(machine["memory_available_bytes"])
+    lines = [
+        f"autoglm     {report['version']}",
+        f"processor   {machine['cpu_model'] or 'unknown'}",
+        f"cores       {cores}",
+        f"memory      {total}, {available} available",
+    ]
+    if engine["is_ok"]:
+        lines.append(f"kernels     {engine['isa']} (of {', '.join(engine['supported'])})")
+    else:
+        lines.append(f"kernels     unusable: {engine['problem']}")
+    if model["is_ok"]:
+        size = _mib(model["weights_bytes"])
+        lines.append(f"model       {model['architecture']}, {model['weights']}, {size}")
+    else:
+        lines.append(f"model       unusable: {model['problem']}")
+    lines.append(f"model path  {model['path']}")
+    return lines

@@ -1,0 +1,19 @@
+"""Files that are generated and checked in are what their generator writes today."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def output(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout
+
+
+def test_cli_reference_is_current():
+    checked_in = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    assert output(str(ROOT / "tools/cli_reference.py")) == checked_in, "run `make docs`"
