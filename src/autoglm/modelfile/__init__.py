@@ -1,0 +1,1 @@
+"""Model files: safetensors, architectures, and the bundle autoglm writes and opens."""

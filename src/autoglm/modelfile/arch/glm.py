@@ -1,0 +1,29 @@
+"""GlmForCausalLM: GLM-4-9B-hf, GLM-Edge. Interleaved partial rope, gate and up rows fused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from autoglm.modelfile.arch.base import (
+    SEPARATE_MLP,
+    Architecture,
+    Biases,
+    Defaults,
+    WeightFormat,
+    parse_dense,
+)
+from autoglm.modelfile.fields import Fields
+
+NAME = "GlmForCausalLM"
+NAMES: Mapping[str, tuple[str, ...]] = {**SEPARATE_MLP, "mlp.gate_up": ("mlp.gate_up_proj",)}
+DEFAULTS = Defaults(num_kv_heads=2, head_dim=128, rms_norm_eps=1.5625e-7, partial_rotary_factor=0.5)
+
+
+def parse(fields: Fields, weights: WeightFormat) -> Architecture:
+    """The graph of a GLM configuration."""
+    return Architecture(
+        name=NAME,
+        config=parse_dense(fields, weights, DEFAULTS, rope_interleaved=True),
+        biases=Biases(qkv=fields.boolean("attention_bias", default=True)),
+        names=NAMES,
+    )

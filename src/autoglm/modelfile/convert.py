@@ -1,0 +1,159 @@
+"""Checkpoint to bundle, one chunk of rows at a time, so memory does not grow with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoglm.errors import ModelFileError, UnsupportedModelError
+from autoglm.modelfile.arch import Architecture, WeightFormat, parse_architecture
+from autoglm.modelfile.bundle import (
+    CONFIG_NAME,
+    QUANT_METHOD,
+    WEIGHTS_NAME,
+    config_text,
+    read_config,
+)
+from autoglm.modelfile.checkpoint import Checkpoint, source_bytes
+from autoglm.modelfile.fields import Fields
+from autoglm.modelfile.files import model_directory, read_bounded, resolve_inside
+from autoglm.modelfile.generation import GENERATION_NAME, read_generation
+from autoglm.modelfile.layout import Matrix, Vector, bundle_tensors
+from autoglm.modelfile.manifest import MANIFEST_NAME, manifest_text
+from autoglm.modelfile.pack import pack_matrix, vector_bytes
+from autoglm.modelfile.safetensors_writer import SafetensorsWriter
+from autoglm.modelfile.staging import staged_directory, write_file
+from autoglm.modelfile.strict_json import MAX_CONFIG_BYTES
+from autoglm.modelfile.tokenizer import (
+    CHAT_TEMPLATE_NAME,
+    MAX_TOKENIZER_BYTES,
+    TOKENIZER_CONFIG_NAME,
+    TOKENIZER_NAME,
+    check_vocabulary,
+    read_tokenizer_texts,
+)
+
+Progress = Callable[[int, int], None]
+_LICENCE_STEMS = ("license", "licence", "notice", "use_policy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """What was written."""
+
+    path: Path
+    architecture: str
+    weights: WeightFormat
+    num_tensors: int
+    weights_bytes: int
+    has_tokenizer: bool
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    weights: WeightFormat,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> Conversion:
+    """Write the bundle `out` from the Hugging Face checkpoint in `source`.
+
+    `progress` gets the source bytes done and in all. A ModelFileError says what is wrong with the
+    source, a StorageError why `out` cannot be written; in both cases `out` does not appear.
+    """
+    directory = model_directory(Path(source))
+    config = read_config(directory)
+    fields = Fields(config, str(directory / CONFIG_NAME))
+    _refuse_quantised(fields, directory)
+    arch = parse_architecture(fields, weights)
+    small_files = _small_files(directory, config, fields, arch)
+    with Checkpoint(directory) as checkpoint:
+        checkpoint.check(arch, bundle_tensors(arch))
+        tensors = list(bundle_tensors(arch))
+        specs = [spec for tensor in tensors for spec in tensor.parts(weights)]
+        with staged_directory(Path(out)) as stage:
+            with SafetensorsWriter(stage / WEIGHTS_NAME, specs) as writer:
+                _write_tensors(tensors, weights, checkpoint, writer, progress)
+                writer.finish()
+            for name, data in small_files.items():
+                write_file(stage / name, data)
+            write_file(stage / MANIFEST_NAME, manifest_text(stage))
+    return Conversion(
+        path=Path(out),
+        architecture=arch.name,
+        weights=weights,
+        num_tensors=len(specs),
+        weights_bytes=writer.num_bytes,
+        has_tokenizer=TOKENIZER_NAME in small_files,
+    )
+
+
+def _refuse_quantised(fields: Fields, directory: Path) -> None:
+    if not fields.has("quantization_config"):
+        return
+    method = fields.nested("quantization_config").text("quant_method", "an unknown method")
+    if method == QUANT_METHOD:
+        message = f"{directory}: is an autoglm bundle already"
+    else:
+        message = (
+            f"{directory}: weights are already quantised by {method[:40]!r}; "
+            "convert the original float checkpoint"
+        )
+    raise UnsupportedModelError(message)
+
+
+def _small_files(
+    directory: Path, config: Mapping[str, object], fields: Fields, arch: Architecture
+) -> dict[str, bytes]:
+    """Every file of the bundle but the weights, checked."""
+    vocab_size = arch.config.vocab_size
+    read_generation(directory, fields, vocab_size)
+    texts = read_tokenizer_texts(directory)
+    files = {CONFIG_NAME: config_text(config, arch.config.weights)}
+    if texts.chat_template is not None:
+        files[CHAT_TEMPLATE_NAME] = _encode(texts.chat_template, directory)
+    if (directory / TOKENIZER_NAME).exists():
+        path = resolve_inside(directory, TOKENIZER_NAME)
+        check_vocabulary(path, vocab_size)
+        files[TOKENIZER_NAME] = read_bounded(path, MAX_TOKENIZER_BYTES)
+    for name in (TOKENIZER_CONFIG_NAME, GENERATION_NAME, *_licences(directory)):
+        if (directory / name).exists():
+            files[name] = read_bounded(resolve_inside(directory, name), MAX_CONFIG_BYTES)
+    return files
+
+
+def _licences(directory: Path) -> list[str]:
+    names = (path.name for path in directory.iterdir())
+    return sorted(name for name in names if name.lower().startswith(_LICENCE_STEMS))
+
+
+def _encode(template: str, directory: Path) -> bytes:
+    try:
+        return template.encode()
+    except UnicodeEncodeError as err:
+        message = f"{directory}: the chat template is not valid Unicode"
+        raise ModelFileError(message) from err
+
+
+def _write_tensors(
+    tensors: list[Matrix | Vector],
+    weights: WeightFormat,
+    checkpoint: Checkpoint,
+    writer: SafetensorsWriter,
+    progress: Progress,
+) -> None:
+    total = source_bytes(tensors, checkpoint)
+    done = 0
+    for tensor in tensors:
+        if isinstance(tensor, Vector):
+            data = vector_bytes(tensor, checkpoint)
+            writer.append(tensor.name, data)
+            done += len(data)
+            continue
+        specs = tensor.parts(weights)
+        for num_read, parts in pack_matrix(tensor, weights, checkpoint):
+            for spec, part in zip(specs, parts, strict=True):
+                writer.append(spec.name, part)
+            done += num_read
+            progress(min(done, total), total)
