@@ -1,7 +1,96 @@
-// placeholder while the path is being written
-#include "kernels/kernels.h"
+// Kernels for AMX (int8 and bf16 tiles); few rows and everything else stay on AVX-512.
+#include "kernels/ref.h"
+#include "kernels/vec_avx512.h"
+// The order matters: each file builds on the ones above it.
+#include "kernels/rows-inl.h"
+
+#include "kernels/attention-inl.h"
+#include "kernels/dot_avx512-inl.h"
+#include "kernels/gemm_float-inl.h"
+
+#include "kernels/gemm_integer-inl.h"
+
+#include "kernels/gemm_amx-inl.h"
+
 namespace autoglm {
-extern const Kernels kScalarKernels;
-extern const Kernels kAmxKernels;
-const Kernels kAmxKernels = kScalarKernels;
+namespace {
+
+// Below this many plane rows a matrix-vector pass over the weights is faster than tiles.
+constexpr int kFewestTileRows = 6;
+
+PackedRows amx_rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
+  PackedRows out = rows_format(type, rows, padded_cols, is_precise);
+  if (type == WeightType::kF32) return out;
+  if (type == WeightType::kBF16 && is_precise) out.planes = 2;
+  if (rows * out.planes >= kFewestTileRows) {
+    out.format = RowsFormat::kTile;
+  } else if (type == WeightType::kBF16) {
+    out.planes = 1;
+  }
+  return out;
 }
+
+inline void store_bf16(bf16_t* p, __m512i bits) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+}
+
+// Rounds to the nearest bf16 (ties to even); the result is in the upper halves, the lower are zero.
+inline __m512i round_to_bf16(F32x16 x) {
+  const __m512i bits = _mm512_castps_si512(x.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  return _mm512_and_si512(rounded, _mm512_set1_epi32(0xffff0000));
+}
+
+void pack_row_bf16_tile(const PackedRows& out, int row, const float* x, int cols) {
+  const size_t row_size = static_cast<size_t>(out.padded_cols) * 2;
+  const size_t first = static_cast<size_t>(row) * out.planes;
+  for (int k = 0; k < out.padded_cols; k += 16) {
+    const F32x16 value = load_padded(x, k, cols);
+    const __m512i high = round_to_bf16(value);
+    store_bf16(reinterpret_cast<bf16_t*>(row_bytes(out, first, row_size, 2 * k)), high);
+    if (out.planes == 1) continue;
+    const F32x16 rest = value - F32x16{_mm512_castsi512_ps(high)};
+    store_bf16(reinterpret_cast<bf16_t*>(row_bytes(out, first + 1, row_size, 2 * k)),
+               round_to_bf16(rest));
+  }
+}
+
+void amx_pack_row(const PackedRows& out, WeightType type, int row, const float* x, int cols) {
+  if (out.format == RowsFormat::kTile && type == WeightType::kBF16) {
+    pack_row_bf16_tile(out, row, x, cols);
+  } else {
+    pack_row(out, type, row, x, cols);
+  }
+}
+
+void amx_gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
+              int block_end, std::byte* scratch) {
+  if (x.format != RowsFormat::kTile) {
+    gemm(w, x, y, block_begin, block_end, scratch);
+  } else if (w.type == WeightType::kBF16) {
+    gemm_tiles<true>(w, x, y, block_begin, block_end, scratch);
+  } else {
+    gemm_tiles<false>(w, x, y, block_begin, block_end, scratch);
+  }
+}
+
+}  // namespace
+
+extern const Kernels kAmxKernels;
+const Kernels kAmxKernels = {
+    .isa = Isa::kAmx,
+    .rows_format = amx_rows_format,
+    .pack_row = amx_pack_row,
+    .gemm = amx_gemm,
+    .rms_norm = rms_norm,
+    .add = add,
+    .rope = ref::rope,
+    .store_kv = ref::store_kv,
+    .attention = attention,
+    .unpack_row = ref::unpack_row,
+};
+
+}  // namespace autoglm

@@ -1,7 +1,29 @@
-// placeholder while the path is being written
-#include "kernels/kernels.h"
+// Kernels for AVX2 with FMA.
+#include "kernels/ref.h"
+#include "kernels/vec_avx2.h"
+// The order matters: each file builds on the ones above it.
+#include "kernels/rows-inl.h"
+
+#include "kernels/attention-inl.h"
+#include "kernels/dot_avx2-inl.h"
+#include "kernels/gemm_float-inl.h"
+
+#include "kernels/gemm_integer-inl.h"
+
 namespace autoglm {
-extern const Kernels kScalarKernels;
+
 extern const Kernels kAvx2Kernels;
-const Kernels kAvx2Kernels = kScalarKernels;
-}
+const Kernels kAvx2Kernels = {
+    .isa = Isa::kAvx2,
+    .rows_format = rows_format,
+    .pack_row = pack_row,
+    .gemm = gemm,
+    .rms_norm = rms_norm,
+    .add = add,
+    .rope = ref::rope,
+    .store_kv = ref::store_kv,
+    .attention = attention,
+    .unpack_row = ref::unpack_row,
+};
+
+}  // namespace autoglm

@@ -73,7 +73,8 @@ enum class RowsFormat : uint8_t {
 };
 
 // Activations X [M, K] ready for one kind of weight. Integer activations are symmetric per row:
-// x = scale * (256 * high + low) with two int8 planes (16-bit precision), x = scale * code with one.
+// x = scale * (254 * high + low) with two int8 planes (nearly 16-bit precision), x = scale * code with
+// one. Codes are in -127..127, so that no path needs a special case for -128.
 // BF16 tiles use two planes too: x = high + low.
 struct PackedRows {
   RowsFormat format = RowsFormat::kF32;
@@ -84,6 +85,9 @@ struct PackedRows {
   float* scale = nullptr;        // [M], integer planes
   int32_t* group_sum = nullptr;  // [M*planes][padded_cols/64], sums of codes, integer planes
 };
+
+inline constexpr float kPlaneBase = 254.0f;
+inline constexpr float kTwoPlaneSteps = 32384.0f;  // largest code of two planes
 
 enum class Epilogue : uint8_t {
   kStore,   // y = x W^T + bias
@@ -138,8 +142,8 @@ struct Kernels {
   // two planes. Fills format, rows, padded_cols and planes; the pointers are the caller's.
   PackedRows (*rows_format)(WeightType type, int rows, int padded_cols, bool is_precise);
 
-  // Writes row `row` of `out` from x [cols]; columns up to padded_cols become zero. Rows up to the next
-  // multiple of 16 of a kTile format must have been zeroed by the caller.
+  // Writes row `row` of `out` from x [cols]; columns up to padded_cols become zero. The rows that fill up
+  // the last tile of a kTile format may hold anything.
   void (*pack_row)(const PackedRows& out, WeightType type, int row, const float* x, int cols);
 
   // Row blocks [block_begin, block_end) of x W^T for all rows of x. For kSwiGlu both ends are even.

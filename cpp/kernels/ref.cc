@@ -5,6 +5,7 @@
 
 #include "kernels/float16.h"
 #include "kernels/kernels.h"
+#include "kernels/ref.h"
 
 namespace autoglm {
 namespace {
@@ -30,7 +31,7 @@ void pack_row_f32(const PackedRows& out, int row, const float* x, int cols) {
 void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
   float largest = 0.0f;
   for (int k = 0; k < cols; ++k) largest = std::max(largest, std::fabs(x[k]));
-  const float steps = out.planes == 2 ? 127.0f * 256.0f + 127.0f : 127.0f;
+  const float steps = out.planes == 2 ? kTwoPlaneSteps : 127.0f;
   const float inverse = largest > 0.0f ? steps / largest : 0.0f;
   out.scale[row] = largest / steps;
   const size_t first = static_cast<size_t>(row) * out.planes;
@@ -39,12 +40,12 @@ void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
   int32_t* sums = out.group_sum + first * num_groups;
   std::fill(sums, sums + out.planes * num_groups, 0);
   for (int k = 0; k < out.padded_cols; ++k) {
-    const int code = k < cols ? static_cast<int>(std::nearbyint(x[k] * inverse)) : 0;
-    const int high = out.planes == 2 ? (code + 128) >> 8 : code;
+    const float code = k < cols ? std::nearbyint(x[k] * inverse) : 0.0f;
+    const float high = out.planes == 2 ? std::nearbyint(code * (1.0f / kPlaneBase)) : code;
     codes[k] = static_cast<int8_t>(high);
-    sums[k / kGroupSize] += high;
+    sums[k / kGroupSize] += static_cast<int>(high);
     if (out.planes == 1) continue;
-    const int low = code - 256 * high;
+    const int low = static_cast<int>(code - kPlaneBase * high);
     codes[out.padded_cols + k] = static_cast<int8_t>(low);
     sums[num_groups + k / kGroupSize] += low;
   }
@@ -121,7 +122,7 @@ void dot_block_integer(const PackedMatrix& w, const PackedRows& x, int block, in
     }
     const float row_scale = x.scale[first + m];
     for (int r = 0; r < kRowBlock; ++r) {
-      const float dot = x.planes == 2 ? 256.0f * static_cast<float>(planes[0][r]) +
+      const float dot = x.planes == 2 ? kPlaneBase * static_cast<float>(planes[0][r]) +
                                             static_cast<float>(planes[1][r])
                                       : static_cast<float>(planes[0][r]);
       sums[m][r] = dot * (scale[r] * row_scale);
@@ -184,17 +185,6 @@ void add(const float* x, int n, float* y) {
   for (int i = 0; i < n; ++i) y[i] += x[i];
 }
 
-void rope(float* head, const float* cos, const float* sin, int rotary_dim, bool is_interleaved) {
-  const int half = rotary_dim / 2;
-  for (int i = 0; i < half; ++i) {
-    float& a = head[is_interleaved ? 2 * i : i];
-    float& b = head[is_interleaved ? 2 * i + 1 : half + i];
-    const float x = a, y = b;
-    a = x * cos[i] - y * sin[i];
-    b = y * cos[i] + x * sin[i];
-  }
-}
-
 size_t k_index(const KvLayer& kv, int kv_head, int token, int d) {
   const size_t head = static_cast<size_t>(kv_head) * kv.head_dim * kPageTokens;
   if (kv.type == KvType::kF32) return head + static_cast<size_t>(d) * kPageTokens + token;
@@ -206,26 +196,6 @@ size_t v_index(const KvLayer& kv, int kv_head, int token, int d) {
       static_cast<size_t>(kv.num_kv_heads + kv_head) * kv.head_dim * kPageTokens;
   if (kv.type == KvType::kF32) return head + static_cast<size_t>(token) * kv.head_dim + d;
   return head + (static_cast<size_t>(token / 2) * kv.head_dim + d) * 2 + token % 2;
-}
-
-void store_kv(const KvLayer& kv, int position, const float* k, const float* v) {
-  const size_t page = kv.page_table[position / kPageTokens] * kv.page_stride;
-  const int token = position % kPageTokens;
-  for (int h = 0; h < kv.num_kv_heads; ++h) {
-    for (int d = 0; d < kv.head_dim; ++d) {
-      const size_t k_at = page + k_index(kv, h, token, d);
-      const size_t v_at = page + v_index(kv, h, token, d);
-      const float k_value = k[h * kv.head_dim + d];
-      const float v_value = v[h * kv.head_dim + d];
-      if (kv.type == KvType::kF32) {
-        static_cast<float*>(kv.base)[k_at] = k_value;
-        static_cast<float*>(kv.base)[v_at] = v_value;
-      } else {
-        static_cast<bf16_t*>(kv.base)[k_at] = float_to_bf16(k_value);
-        static_cast<bf16_t*>(kv.base)[v_at] = float_to_bf16(v_value);
-      }
-    }
-  }
 }
 
 float load_kv(const KvLayer& kv, size_t index) {
@@ -301,12 +271,47 @@ float unpack_element(const PackedMatrix& w, const std::byte* block, int row, int
   }
 }
 
+}  // namespace
+
+namespace ref {
+
+void rope(float* head, const float* cos, const float* sin, int rotary_dim, bool is_interleaved) {
+  const int half = rotary_dim / 2;
+  for (int i = 0; i < half; ++i) {
+    float& a = head[is_interleaved ? 2 * i : i];
+    float& b = head[is_interleaved ? 2 * i + 1 : half + i];
+    const float x = a, y = b;
+    a = x * cos[i] - y * sin[i];
+    b = y * cos[i] + x * sin[i];
+  }
+}
+
+void store_kv(const KvLayer& kv, int position, const float* k, const float* v) {
+  const size_t page = kv.page_table[position / kPageTokens] * kv.page_stride;
+  const int token = position % kPageTokens;
+  for (int h = 0; h < kv.num_kv_heads; ++h) {
+    for (int d = 0; d < kv.head_dim; ++d) {
+      const size_t k_at = page + k_index(kv, h, token, d);
+      const size_t v_at = page + v_index(kv, h, token, d);
+      const float k_value = k[h * kv.head_dim + d];
+      const float v_value = v[h * kv.head_dim + d];
+      if (kv.type == KvType::kF32) {
+        static_cast<float*>(kv.base)[k_at] = k_value;
+        static_cast<float*>(kv.base)[v_at] = v_value;
+      } else {
+        static_cast<bf16_t*>(kv.base)[k_at] = float_to_bf16(k_value);
+        static_cast<bf16_t*>(kv.base)[v_at] = float_to_bf16(v_value);
+      }
+    }
+  }
+}
+
 void unpack_row(const PackedMatrix& w, int row, float* out) {
   const std::byte* block = w.weight + row / kRowBlock * row_block_bytes(w.type, w.padded_cols);
   for (int k = 0; k < w.cols; ++k) out[k] = unpack_element(w, block, row, k);
 }
 
-}  // namespace
+}  // namespace ref
 
 extern const Kernels kScalarKernels;
 const Kernels kScalarKernels = {
@@ -316,10 +321,10 @@ const Kernels kScalarKernels = {
     .gemm = gemm,
     .rms_norm = rms_norm,
     .add = add,
-    .rope = rope,
-    .store_kv = store_kv,
+    .rope = ref::rope,
+    .store_kv = ref::store_kv,
     .attention = attention,
-    .unpack_row = unpack_row,
+    .unpack_row = ref::unpack_row,
 };
 
 }  // namespace autoglm

@@ -1,0 +1,220 @@
+// Causal attention over the paged KV cache, written once over F32x16.
+//
+// Query rows that share a KV head (the heads of its group, neighbouring tokens) are attended together, so
+// that keys and values are read once for all of them. Softmax runs online, page by page (Milakov and
+// Gimelshein, arXiv 1805.02867); a row's arithmetic does not depend on which rows are beside it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/kernels.h"
+
+namespace autoglm {
+namespace {
+
+struct AttentionRow {
+  const float* q;
+  float* out;
+  int num_keys;
+};
+
+struct AttentionState {
+  int num_rows;
+  int padded_dim;                 // head_dim rounded up to 16
+  AttentionRow rows[kAttentionRows];
+  float largest[kAttentionRows];  // of the scores so far
+  float total[kAttentionRows];    // sum of exp(score - largest)
+  float* scores;                  // [num_rows][64], then the softmax weights
+  float* sums;                    // [num_rows][padded_dim]
+};
+
+// scores[r][0..63] = scale * q_r . k_t, for kRows rows.
+template <int kRows, KvType kType>
+void score_page(const AttentionArgs& args, const void* keys, const AttentionState& state, int first) {
+  constexpr int kVectors = kPageTokens / 16;
+  for (int half = 0; half < kVectors; half += 2) {
+    F32x16 sums[kRows][2];
+    for (auto& row : sums) row[0] = row[1] = splat(0.0f);
+    const int step = kType == KvType::kF32 ? 1 : 2;
+    for (int d = 0; d < args.kv.head_dim; d += step) {
+      if constexpr (kType == KvType::kF32) {
+        const float* k = static_cast<const float*>(keys) + d * kPageTokens + half * 16;
+        const F32x16 k0 = load(k), k1 = load(k + 16);
+        for (int r = 0; r < kRows; ++r) {
+          const F32x16 q = splat(state.rows[first + r].q[d]);
+          sums[r][0] = fma(k0, q, sums[r][0]);
+          sums[r][1] = fma(k1, q, sums[r][1]);
+        }
+      } else {
+        const bf16_t* k = static_cast<const bf16_t*>(keys) + d * kPageTokens + half * 32;
+        F32x16 even[2], odd[2];
+        load_bf16_pairs(k, &even[0], &odd[0]);
+        load_bf16_pairs(k + 32, &even[1], &odd[1]);
+        for (int r = 0; r < kRows; ++r) {
+          const float* q = state.rows[first + r].q + d;
+          const F32x16 q0 = splat(q[0]), q1 = splat(q[1]);
+          sums[r][0] = fma(odd[0], q1, fma(even[0], q0, sums[r][0]));
+          sums[r][1] = fma(odd[1], q1, fma(even[1], q0, sums[r][1]));
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      float* out = state.scores + (first + r) * kPageTokens + half * 16;
+      store(out, sums[r][0] * splat(args.scale));
+      store(out + 16, sums[r][1] * splat(args.scale));
+    }
+  }
+}
+
+// Turns a row's scores of a page into softmax weights and rescales what was summed before.
+void update_softmax(AttentionState& state, int r, int num_keys) {
+  constexpr int kVectors = kPageTokens / 16;
+  float* scores = state.scores + r * kPageTokens;
+  const F32x16 lowest = splat(-INFINITY);
+  F32x16 values[kVectors], page_largest = lowest;
+  for (int i = 0; i < kVectors; ++i) {
+    const int num = std::clamp(num_keys - 16 * i, 0, 16);
+    values[i] = keep_first(load(scores + 16 * i), num, lowest);
+    page_largest = max(page_largest, values[i]);
+  }
+  const float largest = std::max(state.largest[r], reduce_max(page_largest));
+  const float shrink = std::exp(state.largest[r] - largest);
+  F32x16 total = splat(0.0f);
+  for (int i = 0; i < kVectors; ++i) {
+    const F32x16 weight = exp(values[i] - splat(largest));
+    store(scores + 16 * i, weight);
+    total = total + weight;
+  }
+  state.largest[r] = largest;
+  state.total[r] = state.total[r] * shrink + reduce_add(total);
+  float* sums = state.sums + r * state.padded_dim;
+  for (int d = 0; d < state.padded_dim; d += 16) store(sums + d, load(sums + d) * splat(shrink));
+}
+
+// sums[r][d..d+16*kVectors) += weights[r][t] * v[t], tokens in order.
+template <int kRows, int kVectors, KvType kType>
+void add_values(const AttentionArgs& args, const void* values, const AttentionState& state,
+                int first, int d, int num_tokens) {
+  const int dim = args.kv.head_dim;
+  F32x16 sums[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int i = 0; i < kVectors; ++i) {
+      sums[r][i] = load(state.sums + (first + r) * state.padded_dim + d + 16 * i);
+    }
+  }
+  const float* weights = state.scores + first * kPageTokens;
+  if constexpr (kType == KvType::kF32) {
+    const float* v = static_cast<const float*>(values) + d;
+    for (int t = 0; t < num_tokens; ++t, v += dim) {
+      F32x16 value[kVectors];
+      for (int i = 0; i < kVectors; ++i) value[i] = load_padded(v, 16 * i, dim - d);
+      for (int r = 0; r < kRows; ++r) {
+        const F32x16 weight = splat(weights[r * kPageTokens + t]);
+        for (int i = 0; i < kVectors; ++i) sums[r][i] = fma(value[i], weight, sums[r][i]);
+      }
+    }
+  } else {
+    const bf16_t* v = static_cast<const bf16_t*>(values) + 2 * d;
+    for (int t = 0; t < num_tokens; t += 2, v += 2 * dim) {
+      F32x16 even[kVectors], odd[kVectors];
+      for (int i = 0; i < kVectors; ++i) load_bf16_pairs(v + 32 * i, &even[i], &odd[i]);
+      for (int r = 0; r < kRows; ++r) {
+        const F32x16 w0 = splat(weights[r * kPageTokens + t]);
+        const F32x16 w1 = splat(weights[r * kPageTokens + t + 1]);
+        for (int i = 0; i < kVectors; ++i) {
+          sums[r][i] = fma(odd[i], w1, fma(even[i], w0, sums[r][i]));
+        }
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int i = 0; i < kVectors; ++i) {
+      store(state.sums + (first + r) * state.padded_dim + d + 16 * i, sums[r][i]);
+    }
+  }
+}
+
+template <int kRows, KvType kType>
+void attend_page(const AttentionArgs& args, AttentionState& state, const void* keys,
+                 const void* values, int first, int first_key) {
+  score_page<kRows, kType>(args, keys, state, first);
+  int num_tokens = 0;
+  for (int r = first; r < first + kRows; ++r) {
+    const int num_keys = std::min(state.rows[r].num_keys - first_key, kPageTokens);
+    update_softmax(state, r, num_keys);
+    num_tokens = std::max(num_tokens, num_keys);
+  }
+  int d = 0;
+  for (; d + 64 <= args.kv.head_dim; d += 64) {
+    add_values<kRows, 4, kType>(args, values, state, first, d, num_tokens);
+  }
+  for (; d < args.kv.head_dim; d += 16) {
+    add_values<kRows, 1, kType>(args, values, state, first, d, num_tokens);
+  }
+}
+
+template <KvType kType>
+void attend_rows(const AttentionArgs& args, AttentionState& state, int kv_head) {
+  using Element = std::conditional_t<kType == KvType::kF32, float, bf16_t>;
+  const KvLayer& kv = args.kv;
+  const size_t head_elements = static_cast<size_t>(kv.head_dim) * kPageTokens;
+  int most_keys = 0;
+  for (int r = 0; r < state.num_rows; ++r) most_keys = std::max(most_keys, state.rows[r].num_keys);
+  for (int first_key = 0; first_key < most_keys; first_key += kPageTokens) {
+    const Element* page = static_cast<const Element*>(kv.base) +
+                          kv.page_table[first_key / kPageTokens] * kv.page_stride;
+    const Element* keys = page + kv_head * head_elements;
+    const Element* values = page + (kv.num_kv_heads + kv_head) * head_elements;
+    int r = 0;
+    while (r < state.num_rows && state.rows[r].num_keys <= first_key) ++r;  // rows come in token order
+    for (; r + 4 <= state.num_rows; r += 4) {
+      attend_page<4, kType>(args, state, keys, values, r, first_key);
+    }
+    for (; r < state.num_rows; ++r) attend_page<1, kType>(args, state, keys, values, r, first_key);
+  }
+}
+
+void finish_rows(const AttentionState& state, int head_dim) {
+  for (int r = 0; r < state.num_rows; ++r) {
+    const F32x16 inverse = splat(1.0f / state.total[r]);
+    const float* sums = state.sums + r * state.padded_dim;
+    for (int d = 0; d < head_dim; d += 16) {
+      const int num = std::min(16, head_dim - d);
+      store_partial(state.rows[r].out + d, num, load(sums + d) * inverse);
+    }
+  }
+}
+
+void attention(const AttentionArgs& args, int kv_head, int token_begin, int token_end,
+               float* scratch) {
+  const int group = args.num_heads / args.kv.num_kv_heads;
+  const int dim = args.kv.head_dim;
+  AttentionState state;
+  state.padded_dim = round_up(dim, 16);
+  state.scores = scratch;
+  state.sums = scratch + kAttentionRows * kPageTokens;
+  const int num_rows = (token_end - token_begin) * group;
+  for (int first = 0; first < num_rows; first += kAttentionRows) {
+    state.num_rows = std::min(kAttentionRows, num_rows - first);
+    for (int r = 0; r < state.num_rows; ++r) {
+      const int token = token_begin + (first + r) / group;
+      const int head = kv_head * group + (first + r) % group;
+      state.rows[r] = {args.q + static_cast<size_t>(token) * args.q_stride + head * dim,
+                       args.out + static_cast<size_t>(token) * args.out_stride + head * dim,
+                       args.first_position + token + 1};
+      state.largest[r] = -INFINITY;
+      state.total[r] = 0.0f;
+    }
+    std::fill(state.sums, state.sums + state.num_rows * state.padded_dim, 0.0f);
+    if (args.kv.type == KvType::kF32) {
+      attend_rows<KvType::kF32>(args, state, kv_head);
+    } else {
+      attend_rows<KvType::kBF16>(args, state, kv_head);
+    }
+    finish_rows(state, dim);
+  }
+}
+
+}  // namespace
+}  // namespace autoglm

@@ -1,0 +1,138 @@
+// Driver of integer GEMV/GEMM with int8 activation planes. The including file defines, before it,
+//   dot_rows<kRows, kBlocks>(w, x, block, first_row, sums): int32 dots of kRows plane rows with kBlocks
+//     row blocks straight from the packed matrix; sums is [kRows][kBlocks][16];
+//   dot_panel<kRows, kBlocks>(panel, x, first_row, sums): the same from blocks unpacked to the I8 layout;
+//   unpack_block(w, block, panel): one int4 block to the I8 layout;
+//   kMostBlocks, kMostRows: blocking for many rows.
+// All integer arithmetic is exact, so every path and every blocking gives the same outputs.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace autoglm {
+namespace {
+
+// Outputs of kRows plane rows (whole activation rows) for kBlocks row blocks.
+template <int kRows, int kBlocks>
+inline void write_integer_outputs(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y,
+                                  int block, int first_row,
+                                  const int32_t (&sums)[kRows][kBlocks][16]) {
+  const int step = kBlocks > 1 && y.epilogue == Epilogue::kSwiGlu ? 2 : 1;
+  const int planes = kRows == 1 ? 1 : x.planes;  // two planes never come as a single row
+  for (int r = 0; r < kRows; r += planes) {
+    const int row = (first_row + r) / planes;
+    const F32x16 row_scale = splat(x.scale[row]);
+    for (int b = 0; b < kBlocks; b += step) {
+      F32x16 values[2];
+      for (int i = 0; i < step; ++i) {
+        const F32x16 scale = load(w.scale + (block + b + i) * kRowBlock) * row_scale;
+        values[i] = combine_planes(sums[r][b + i], planes, kBlocks * 16) * scale;
+      }
+      write_outputs(w, y, row, block + b, values[0], values[step - 1]);
+    }
+  }
+}
+
+template <int kRows, int kBlocks>
+void gemv_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
+               int first_row) {
+  alignas(64) int32_t sums[kRows][kBlocks][16];
+  dot_rows<kRows, kBlocks>(w, x, block, first_row, sums);
+  write_integer_outputs<kRows, kBlocks>(w, x, y, block, first_row, sums);
+}
+
+// Few rows: weights are read straight from memory, several row blocks in parallel so that several
+// streams are in flight.
+template <int kBlocks>
+void gemv_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block) {
+  const int num_rows = x.rows * x.planes;
+  int row = 0;
+  for (; row + 4 <= num_rows; row += 4) gemv_tile<4, kBlocks>(w, x, y, block, row);
+  if (row + 2 <= num_rows) {
+    gemv_tile<2, kBlocks>(w, x, y, block, row);
+    row += 2;
+  }
+  if (row < num_rows) gemv_tile<1, kBlocks>(w, x, y, block, row);
+}
+
+template <int kRows, int kBlocks>
+void panel_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
+                const int8_t* panel, int first_row) {
+  alignas(64) int32_t sums[kRows][kBlocks][16];
+  dot_panel<kRows, kBlocks>(panel, x, first_row, sums);
+  write_integer_outputs<kRows, kBlocks>(w, x, y, block, first_row, sums);
+}
+
+// Many rows: int4 blocks are unpacked once for all of them.
+template <int kBlocks>
+void panel_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
+                  int8_t* scratch) {
+  const size_t block_bytes = static_cast<size_t>(kRowBlock) * w.padded_cols;
+  const int8_t* panel;
+  if (w.type == WeightType::kI8) {
+    panel = reinterpret_cast<const int8_t*>(w.weight) + block * block_bytes;
+  } else {
+    for (int b = 0; b < kBlocks; ++b) unpack_block(w, block + b, scratch + b * block_bytes);
+    panel = scratch;
+  }
+  const int num_rows = x.rows * x.planes;
+  int row = 0;
+  for (; row + kMostRows <= num_rows; row += kMostRows) {
+    panel_tile<kMostRows, kBlocks>(w, x, y, block, panel, row);
+  }
+  for (; row + 2 <= num_rows; row += 2) panel_tile<2, kBlocks>(w, x, y, block, panel, row);
+  if (row < num_rows) panel_tile<1, kBlocks>(w, x, y, block, panel, row);
+}
+
+template <int kBlocks>
+void integer_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
+                    std::byte* scratch) {
+  constexpr int kFewRows = 8;
+  const size_t panel_bytes = static_cast<size_t>(kBlocks) * kRowBlock * w.padded_cols;
+  const bool is_panel_small = w.type == WeightType::kI8 || panel_bytes <= kGemmScratchBytes;
+  if (x.rows * x.planes > kFewRows && is_panel_small) {
+    panel_blocks<kBlocks>(w, x, y, block, reinterpret_cast<int8_t*>(scratch));
+  } else {
+    gemv_blocks<kBlocks>(w, x, y, block);
+  }
+}
+
+void gemm_integer(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
+                  int block_end, std::byte* scratch) {
+  int block = block_begin;
+  for (; block + kMostBlocks <= block_end; block += kMostBlocks) {
+    integer_blocks<kMostBlocks>(w, x, y, block, scratch);
+  }
+  for (; block + 2 <= block_end; block += 2) integer_blocks<2>(w, x, y, block, scratch);
+  if (block < block_end) integer_blocks<1>(w, x, y, block, scratch);
+}
+
+PackedRows rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
+  const bool is_integer = type == WeightType::kI8 || type == WeightType::kI4;
+  PackedRows out;
+  out.format = is_integer ? RowsFormat::kI8 : RowsFormat::kF32;
+  out.rows = rows;
+  out.padded_cols = padded_cols;
+  out.planes = is_integer && is_precise ? 2 : 1;
+  return out;
+}
+
+void pack_row(const PackedRows& out, WeightType, int row, const float* x, int cols) {
+  if (out.format == RowsFormat::kF32) {
+    pack_row_f32(out, row, x, cols);
+  } else {
+    pack_row_i8(out, row, x, cols);
+  }
+}
+
+void gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
+          int block_end, std::byte* scratch) {
+  if (w.type == WeightType::kF32 || w.type == WeightType::kBF16) {
+    gemm_float<kMostBlocks>(w, x, y, block_begin, block_end);
+  } else {
+    gemm_integer(w, x, y, block_begin, block_end, scratch);
+  }
+}
+
+}  // namespace
+}  // namespace autoglm

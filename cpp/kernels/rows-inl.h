@@ -1,0 +1,145 @@
+// Kernels that work on one row of activations, written once over F32x16: norms, exponentials, quantising.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/kernels.h"
+
+namespace autoglm {
+namespace {
+
+// e^x with relative error below 2e-7; 0 below -87, and x is taken as 88 above that.
+inline F32x16 exp(F32x16 x) {
+  const F32x16 lowest = splat(-87.0f);
+  const F32x16 clamped = min(max(x, lowest), splat(88.0f));
+  const F32x16 n = round_even(clamped * splat(1.44269504f));
+  F32x16 r = fma(n, splat(-0.693359375f), clamped);
+  r = fma(n, splat(2.12194440e-4f), r);
+  // Taylor coefficients to degree 7 on |r| <= ln(2)/2.
+  F32x16 p = splat(1.0f / 5040.0f);
+  p = fma(p, r, splat(1.0f / 720.0f));
+  p = fma(p, r, splat(1.0f / 120.0f));
+  p = fma(p, r, splat(1.0f / 24.0f));
+  p = fma(p, r, splat(1.0f / 6.0f));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  return select_less(x, lowest, splat(0.0f), p * power_of_two(n));
+}
+
+inline F32x16 silu(F32x16 x) { return x / (splat(1.0f) + exp(splat(0.0f) - x)); }
+
+void rms_norm(const float* x, const float* gain, float eps, int n, float* out) {
+  const int whole = n / 16 * 16;
+  F32x16 sum = splat(0.0f);
+  for (int i = 0; i < whole; i += 16) {
+    const F32x16 value = load(x + i);
+    sum = fma(value, value, sum);
+  }
+  if (whole < n) {
+    const F32x16 value = load_partial(x + whole, n - whole);
+    sum = fma(value, value, sum);
+  }
+  const float mean = reduce_add(sum) / static_cast<float>(n);
+  const F32x16 inverse = splat(1.0f / std::sqrt(mean + eps));
+  for (int i = 0; i < whole; i += 16) store(out + i, load(x + i) * inverse * load(gain + i));
+  if (whole < n) {
+    const int rest = n - whole;
+    store_partial(out + whole, rest,
+                  load_partial(x + whole, rest) * inverse * load_partial(gain + whole, rest));
+  }
+}
+
+void add(const float* x, int n, float* y) {
+  int i = 0;
+  for (; i + 16 <= n; i += 16) store(y + i, load(y + i) + load(x + i));
+  if (i < n) store_partial(y + i, n - i, load_partial(y + i, n - i) + load_partial(x + i, n - i));
+}
+
+inline F32x16 load_padded(const float* x, int k, int cols) {
+  if (k + 16 <= cols) return load(x + k);
+  return k < cols ? load_partial(x + k, cols - k) : splat(0.0f);
+}
+
+inline float max_abs(const float* x, int cols) {
+  F32x16 largest = splat(0.0f);
+  for (int k = 0; k < cols; k += 16) largest = max(largest, abs(load_padded(x, k, cols)));
+  return reduce_max(largest);
+}
+
+// Where the 64 bytes at column byte `offset` of plane row `row` lie.
+inline std::byte* row_bytes(const PackedRows& out, size_t row, size_t bytes_per_row,
+                            size_t offset) {
+  auto* base = static_cast<std::byte*>(out.data);
+  if (out.format != RowsFormat::kTile) return base + row * bytes_per_row + offset;
+  return base + row / 16 * 16 * bytes_per_row + offset / 64 * 1024 + row % 16 * 64 + offset % 64;
+}
+
+void pack_row_f32(const PackedRows& out, int row, const float* x, int cols) {
+  float* to = static_cast<float*>(out.data) + static_cast<size_t>(row) * out.padded_cols;
+  for (int k = 0; k < out.padded_cols; k += 16) store(to + k, load_padded(x, k, cols));
+}
+
+void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
+  const bool is_precise = out.planes == 2;
+  const float steps = is_precise ? kTwoPlaneSteps : 127.0f;
+  const float largest = max_abs(x, cols);
+  out.scale[row] = largest / steps;
+  const F32x16 inverse = splat(largest > 0.0f ? steps / largest : 0.0f);
+  const F32x16 to_high = splat(1.0f / kPlaneBase);
+  const size_t first = static_cast<size_t>(row) * out.planes;
+  const int num_groups = out.padded_cols / kGroupSize;
+  int32_t* sums = out.group_sum + first * num_groups;
+  for (int g = 0; g < num_groups; ++g) {
+    auto* high_codes =
+        reinterpret_cast<int8_t*>(row_bytes(out, first, out.padded_cols, g * kGroupSize));
+    int8_t* low_codes =
+        is_precise
+            ? reinterpret_cast<int8_t*>(row_bytes(out, first + 1, out.padded_cols, g * kGroupSize))
+            : nullptr;
+    F32x16 high_sum = splat(0.0f), low_sum = splat(0.0f);
+    for (int i = 0; i < kGroupSize; i += 16) {
+      const F32x16 code = round_even(load_padded(x, g * kGroupSize + i, cols) * inverse);
+      const F32x16 high = is_precise ? round_even(code * to_high) : code;
+      store_codes(high_codes + i, high);
+      high_sum = high_sum + high;
+      if (!is_precise) continue;
+      const F32x16 low = fma(splat(-kPlaneBase), high, code);
+      store_codes(low_codes + i, low);
+      low_sum = low_sum + low;
+    }
+    sums[g] = static_cast<int32_t>(reduce_add(high_sum));
+    if (is_precise) sums[num_groups + g] = static_cast<int32_t>(reduce_add(low_sum));
+  }
+}
+
+// Combines the int32 dots of a row's planes into floats, before the weight scales.
+inline F32x16 combine_planes(const int32_t* planes, int num_planes, int stride) {
+  const F32x16 high = from_int32(planes);
+  if (num_planes == 1) return high;
+  return splat(kPlaneBase) * high + from_int32(planes + stride);
+}
+
+// Writes the outputs of one activation row for row block `block` (for kSwiGlu: gate, with `up` of block+1).
+inline void write_outputs(const PackedMatrix& w, const GemmOutput& y, int row, int block,
+                          F32x16 value, F32x16 up) {
+  const bool is_swiglu = y.epilogue == Epilogue::kSwiGlu;
+  const int first = block * kRowBlock;
+  const int num = w.rows - first < kRowBlock ? w.rows - first : kRowBlock;
+  if (y.bias != nullptr) value = value + load_partial(y.bias + first, num);
+  float* out = y.data + static_cast<size_t>(row) * y.stride + (is_swiglu ? first / 2 : first);
+  if (is_swiglu) {
+    if (y.bias != nullptr) up = up + load(y.bias + first + kRowBlock);
+    value = silu(value) * up;
+  }
+  if (y.epilogue == Epilogue::kAdd) value = load_partial(out, num) + value;
+  if (num == kRowBlock) {
+    store(out, value);
+  } else {
+    store_partial(out, num, value);
+  }
+}
+
+}  // namespace
+}  // namespace autoglm
