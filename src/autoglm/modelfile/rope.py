@@ -41,7 +41,7 @@ def parse_rope(fields: Fields, *, head_dim: int, partial_default: float, max_pos
             f"supported are {', '.join(SUPPORTED)}"
         )
         raise UnsupportedModelError(message)
-    theta = _first(scaling, fields, "rope_theta", 1.0, 1e12, 10_000.0)
+    theta = _first(scaling, fields, "rope_theta", 1.001, 1e12, 10_000.0)
     partial = _first(scaling, fields, "partial_rotary_factor", 0.0, 1.0, partial_default)
     rotary_dim = int(head_dim * partial)
     if rotary_dim < 2 or rotary_dim % 2:
