@@ -53,9 +53,9 @@ def _engine() -> dict[str, Any]:
 
 def _model(settings: Settings) -> dict[str, Any]:
     from autoglm.modelfile.bundle import open_bundle
-    from autoglm.runtime import lite_bundle_path
+    from autoglm.runtime import embedded_model
 
-    path = Path(settings.model) if settings.model else lite_bundle_path()
+    path = Path(settings.model) if settings.model else embedded_model()
     try:
         bundle = open_bundle(path)
     except AutoGLMError as err:
@@ -63,7 +63,7 @@ def _model(settings: Settings) -> dict[str, Any]:
     return {
         "is_ok": True,
         "path": str(path),
-        "architecture": bundle.config.architecture,
+        "architecture": bundle.architecture,
         "weights": bundle.weights,
         "weights_bytes": bundle.weights_bytes,
         "max_position": bundle.max_position,

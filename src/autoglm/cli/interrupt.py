@@ -1,4 +1,4 @@
-"""Ctrl-C while native code runs: a watcher thread cancels the request at once.
+"""Ctrl-C while native code runs: a watcher thread cancels the work at once.
 
 Python delivers a signal only between byte codes, so a long prefill would otherwise finish first.
 """
@@ -9,7 +9,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+
+INTERRUPTED = 130
 
 
 @contextmanager
@@ -33,6 +35,16 @@ def cancel_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
         os.close(writer)
         watcher.join()
         os.close(reader)
+
+
+def exit_on_interrupt() -> AbstractContextManager[None]:
+    """End the process with 130 on SIGINT; for work that has nothing to put in order."""
+    return cancel_on_interrupt(_exit)
+
+
+def _exit() -> None:
+    os.write(2, b"autoglm: interrupted\n")
+    os._exit(INTERRUPTED)
 
 
 def _watch(reader: int, cancel: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 
-from autoglm.cli.interrupt import cancel_on_interrupt
+from autoglm.cli.interrupt import exit_on_interrupt
 from autoglm.cli.options import (
     add_json_option,
     add_model_option,
@@ -51,16 +51,16 @@ def run(args: argparse.Namespace) -> int:
     """Print num_tokens, nll (natural log, summed over the tokens) and perplexity."""
     settings = load_settings({"model": args.model, "threads": args.threads})
     text = read_text(args.file, max_bytes=settings.max_text_mib * MIB)
-    from autoglm import load_model
+    from autoglm.engine.model import load_model
 
-    with load_model(settings.model, threads=settings.threads) as model:
+    with load_model(args.model, threads=settings.threads) as model:
         window, stride = _window(args, model.config.max_position)
         ids = model.tokenizer.encode(text)
         if len(ids) < 2:
             message = f"{args.file}: has {len(ids)} token; scoring needs at least 2"
             raise InputError(message)
         with (
-            cancel_on_interrupt(model.cancel),
+            exit_on_interrupt(),
             Progress("scoring", total=len(ids), unit="tokens") as progress,
         ):
             nll = windowed_nll(
@@ -103,7 +103,8 @@ def windowed_nll(
     while end < len(ids):
         next_end = min(end + stride, len(ids))
         start = next_end - window
-        total += score(list(ids[start:next_end])) - score(list(ids[start:end]))
+        covered = score(list(ids[start:end])) if end - start > 1 else 0.0
+        total += score(list(ids[start:next_end])) - covered
         end = next_end
         on_progress(end)
     return total

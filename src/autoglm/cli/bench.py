@@ -1,0 +1,189 @@
+"""Measure prefill and decode speed, start and memory of a model with random token ids."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from pathlib import Path
+from typing import Any
+
+from autoglm.cli.interrupt import exit_on_interrupt
+from autoglm.cli.options import (
+    add_json_option,
+    add_model_option,
+    add_threads_option,
+    whole_number,
+)
+from autoglm.cli.output import Progress, print_json, print_text
+from autoglm.config import load_settings
+from autoglm.engine.base import TokenModel
+from autoglm.engine.native import NativeModel
+from autoglm.errors import ContextOverflowError
+from autoglm.hardware.process import peak_rss_bytes, reset_peak_rss
+from autoglm.modelfile.bundle import open_bundle
+from autoglm.runtime import embedded_model
+from autoglm.types import SamplingParams
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What one repeat does: read `depth` tokens, then time a prompt and the tokens after it."""
+
+    prompt_tokens: int
+    gen_tokens: int
+    depth: int
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens in the KV cache at the end."""
+        return self.depth + self.prompt_tokens + self.gen_tokens + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """The figures of one repeat. `first_token_ms` is load, prompt and one token."""
+
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    load_ms: float
+    first_token_ms: float
+    peak_rss_mib: float
+
+
+WARM_UP = Workload(prompt_tokens=1, gen_tokens=1, depth=0)
+FIGURES = tuple(Measurement.__dataclass_fields__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    add_model_option(parser)
+    for name, metavar, default, minimum, text in (
+        ("--prompt-tokens", "P", 256, 1, "tokens of the timed prompt"),
+        ("--gen-tokens", "G", 32, 1, "tokens timed after the first one"),
+        ("--depth", "D", 0, 0, "tokens in the KV cache before the prompt"),
+        ("--repeat", "R", 3, 1, "times to measure, each with a fresh load"),
+    ):
+        parser.add_argument(
+            name,
+            metavar=metavar,
+            type=whole_number(minimum),
+            default=default,
+            help=f"{text} (default: {default})",
+        )
+    add_threads_option(parser)
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print median, min and max of every figure."""
+    settings = load_settings({"model": args.model, "threads": args.threads})
+    work = Workload(prompt_tokens=args.prompt_tokens, gen_tokens=args.gen_tokens, depth=args.depth)
+    path = Path(settings.model) if settings.model else embedded_model()
+    bundle = open_bundle(path)
+    if work.context_tokens > bundle.max_position:
+        message = (
+            f"depth, prompt and generated tokens are {work.context_tokens} together; "
+            f"the model's context is {bundle.max_position}"
+        )
+        raise ContextOverflowError(message)
+    with exit_on_interrupt():
+        report = _measure_all(path, work, threads=settings.threads, repeat=args.repeat)
+    if args.json:
+        print_json(report)
+    else:
+        print_text("\n".join(_lines(report)))
+    return 0
+
+
+def _measure_all(path: Path, work: Workload, *, threads: int, repeat: int) -> dict[str, Any]:
+    def load() -> NativeModel:
+        return NativeModel(open_bundle(path), pool_tokens=work.context_tokens, threads=threads)
+
+    bundle = open_bundle(path)
+    rng = random.Random(0)
+    measurements: list[Measurement] = []
+    with Progress("measuring", total=repeat, unit="repeats") as progress:
+        # Brings the file into the page cache.
+        measure(load, WARM_UP, rng, bundle.config.vocab_size)
+        for number in range(repeat):
+            measurements.append(measure(load, work, rng, bundle.config.vocab_size))
+            progress.update(number + 1)
+        model = load()
+    return {
+        **summary(measurements),
+        "weights_bytes": bundle.weights_bytes,
+        "isa": model.isa,
+        "threads": model.threads,
+        "model": str(path),
+        "weights": bundle.weights,
+        "prompt_tokens": work.prompt_tokens,
+        "gen_tokens": work.gen_tokens,
+        "depth": work.depth,
+        "repeat": repeat,
+    }
+
+
+def measure(
+    load: Callable[[], TokenModel],
+    work: Workload,
+    rng: random.Random,
+    vocab_size: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Measurement:
+    """Load the model and run the workload once, on random ids so that no cache helps."""
+    depth_ids = _random_ids(rng, work.depth, vocab_size)
+    prompt_ids = _random_ids(rng, work.prompt_tokens, vocab_size)
+    reset_peak_rss()
+    start = clock()
+    model = load()
+    session = model.session(SamplingParams(ignore_eos=True))
+    load_s = clock() - start
+    if depth_ids:
+        session.prefill(depth_ids)
+    before_prompt = clock()
+    session.prefill(prompt_ids)
+    after_prompt = clock()
+    session.decode(1)
+    after_first = clock()
+    session.decode(work.gen_tokens)
+    after_last = clock()
+    return Measurement(
+        prefill_tokens_per_s=work.prompt_tokens / (after_prompt - before_prompt),
+        decode_tokens_per_s=work.gen_tokens / (after_last - after_first),
+        load_ms=1e3 * load_s,
+        first_token_ms=1e3 * (load_s + after_first - before_prompt),
+        peak_rss_mib=(peak_rss_bytes() or 0) / MIB,
+    )
+
+
+def summary(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
+    """Median, min and max of every figure over the repeats."""
+    report: dict[str, dict[str, float]] = {}
+    for name in FIGURES:
+        values = [getattr(measurement, name) for measurement in measurements]
+        report[name] = {"median": median(values), "min": min(values), "max": max(values)}
+    return report
+
+
+def _random_ids(rng: random.Random, count: int, vocab_size: int) -> list[int]:
+    return [rng.randrange(vocab_size) for _ in range(count)]
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{report['model']} ({report['weights']}, {report['weights_bytes'] / MIB:.1f} MiB), "
+        f"{report['isa']}, {report['threads']} threads",
+        f"prompt {report['prompt_tokens']}, generated {report['gen_tokens']}, "
+        f"depth {report['depth']}, median of {report['repeat']} (min, max)",
+    ]
+    for name in FIGURES:
+        figure = report[name]
+        spread = f"({figure['min']:.1f}, {figure['max']:.1f})"
+        lines.append(f"{name:<21}{figure['median']:>10.1f}  {spread}")
+    return lines
