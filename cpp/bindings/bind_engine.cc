@@ -1,0 +1,222 @@
+// Bindings of models, executors and sessions. Long calls run without the GIL and look for signals.
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <map>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "bindings/bind.h"
+#include "engine/executor.h"
+#include "engine/session.h"
+#include "kernels/pack.h"
+#include "model/weights.h"
+
+namespace nb = nanobind;
+
+namespace autoglm {
+namespace {
+
+using TensorTuple =
+    std::tuple<std::string, std::string, std::vector<int64_t>, int64_t, uint64_t, uint64_t>;
+
+// Lets Python run its signal handlers every 50 ms, so that Ctrl-C interrupts a long call. Only the
+// main thread runs handlers; elsewhere this is empty.
+Checkpoint make_signal_poll() {
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds kInterval{50};
+  const nb::object main_thread = nb::module_::import_("threading").attr("main_thread")();
+  if (nb::cast<uint64_t>(main_thread.attr("ident")) != PyThread_get_thread_ident()) return {};
+  return [next = Clock::now() + kInterval]() mutable {
+    if (Clock::now() < next) return;
+    const nb::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    next = Clock::now() + kInterval;
+  };
+}
+
+std::vector<TensorEntry> to_entries(std::vector<TensorTuple> tensors) {
+  std::vector<TensorEntry> entries;
+  entries.reserve(tensors.size());
+  for (auto& [name, dtype, shape, file_index, offset, num_bytes] : tensors) {
+    entries.push_back(
+        {std::move(name), std::move(dtype), std::move(shape), file_index, offset, num_bytes});
+  }
+  return entries;
+}
+
+std::string kv_dtype_of(const Plan& plan) {
+  if (!plan.kv_dtype) return "";
+  return *plan.kv_dtype == KvType::kF32 ? "fp32" : "bf16";
+}
+
+void set_kv_dtype(Plan& plan, const std::string& name) {
+  plan.kv_dtype.reset();
+  if (!name.empty()) plan.kv_dtype = parse_kv_type(name.c_str());
+}
+
+std::map<int32_t, float> logit_bias_of(const Sampling& sampling) {
+  return {sampling.logit_bias.begin(), sampling.logit_bias.end()};
+}
+
+void set_logit_bias(Sampling& sampling, const std::map<int32_t, float>& bias) {
+  sampling.logit_bias.assign(bias.begin(), bias.end());
+}
+
+FloatMatrix session_logits(Session& session, const std::vector<int32_t>& ids) {
+  const size_t vocab_size = session.executor().model().config().vocab_size;
+  std::unique_ptr<float[]> values(new float[ids.size() * vocab_size]);
+  const Checkpoint poll = make_signal_poll();
+  {
+    const nb::gil_scoped_release release;
+    session.logits(ids, values.get(), poll);
+  }
+  return to_numpy(std::move(values), ids.size(), vocab_size);
+}
+
+void bind_config(nb::module_& m) {
+  nb::class_<ModelConfig>(m, "ModelConfig",
+                          "Shape and flags of a model; fields are documented in model/config.h.")
+      .def(nb::init<>())
+      .def_prop_rw(
+          "weights", [](const ModelConfig& c) { return std::string(weight_type_name(c.weights)); },
+          [](ModelConfig& c, const std::string& name) { c.weights = parse_weight_type(name); },
+          "fp32, bf16, int8 or int4")
+      .def_rw("vocab_size", &ModelConfig::vocab_size)
+      .def_rw("hidden_size", &ModelConfig::hidden_size)
+      .def_rw("num_layers", &ModelConfig::num_layers)
+      .def_rw("num_heads", &ModelConfig::num_heads)
+      .def_rw("num_kv_heads", &ModelConfig::num_kv_heads)
+      .def_rw("head_dim", &ModelConfig::head_dim)
+      .def_rw("intermediate_size", &ModelConfig::intermediate_size)
+      .def_rw("rms_norm_eps", &ModelConfig::rms_norm_eps)
+      .def_rw("rotary_dim", &ModelConfig::rotary_dim)
+      .def_rw("rope_interleaved", &ModelConfig::rope_interleaved)
+      .def_rw("inv_freq", &ModelConfig::inv_freq)
+      .def_rw("rope_scale", &ModelConfig::rope_scale)
+      .def_rw("sandwich_norms", &ModelConfig::sandwich_norms)
+      .def_rw("qk_norm", &ModelConfig::qk_norm)
+      .def_rw("tie_word_embeddings", &ModelConfig::tie_word_embeddings)
+      .def_rw("max_position", &ModelConfig::max_position)
+      .def_rw("num_experts", &ModelConfig::num_experts)
+      .def_rw("num_experts_per_tok", &ModelConfig::num_experts_per_tok)
+      .def_rw("num_shared_experts", &ModelConfig::num_shared_experts)
+      .def_rw("moe_intermediate_size", &ModelConfig::moe_intermediate_size)
+      .def_rw("first_k_dense", &ModelConfig::first_k_dense)
+      .def_rw("n_group", &ModelConfig::n_group)
+      .def_rw("topk_group", &ModelConfig::topk_group)
+      .def_rw("routed_scaling_factor", &ModelConfig::routed_scaling_factor)
+      .def_rw("norm_topk_prob", &ModelConfig::norm_topk_prob);
+}
+
+void bind_plan(nb::module_& m) {
+  nb::class_<Plan>(m, "Plan", "How an Executor uses the machine.")
+      .def(nb::init<>())
+      .def_rw("threads", &Plan::threads, "0: physical cores")
+      .def_rw("isa", &Plan::isa, "'': $AUTOGLM_ISA, else the best path")
+      .def_prop_rw("kv_dtype", kv_dtype_of, set_kv_dtype,
+                   "fp32, bf16 or '': fp32 for fp32 weights, else bf16")
+      .def_rw("prefill_chunk", &Plan::prefill_chunk, "tokens of a forward pass")
+      .def_rw("max_context", &Plan::max_context,
+              "tokens in the KV cache; 0: the model's longest sequence");
+}
+
+void bind_sampling(nb::module_& m) {
+  nb::class_<Sampling>(m, "Sampling", "How the next token is chosen; the default is greedy.")
+      .def(nb::init<>())
+      .def_rw("temperature", &Sampling::temperature)
+      .def_rw("top_k", &Sampling::top_k)
+      .def_rw("top_p", &Sampling::top_p)
+      .def_rw("min_p", &Sampling::min_p)
+      .def_rw("repetition_penalty", &Sampling::repetition_penalty)
+      .def_rw("presence_penalty", &Sampling::presence_penalty)
+      .def_rw("frequency_penalty", &Sampling::frequency_penalty)
+      .def_rw("seed", &Sampling::seed)
+      .def_prop_rw("logit_bias", logit_bias_of, set_logit_bias, "added to logits, by token id")
+      .def_rw("eos_ids", &Sampling::eos_ids)
+      .def_rw("ignore_eos", &Sampling::ignore_eos);
+}
+
+void bind_model(nb::module_& m) {
+  nb::class_<Model>(m, "Model", "A model's mapped, validated weights.")
+      .def(
+          "__init__",
+          [](Model* self, ModelConfig config, const std::vector<std::string>& files,
+             std::vector<TensorTuple> tensors) {
+            new (self) Model(std::move(config), files, to_entries(std::move(tensors)));
+          },
+          nb::arg("config"), nb::arg("files"), nb::arg("tensors"),
+          "tensors: (name, dtype, shape, index into files, offset in the file, size in bytes)")
+      .def_prop_ro("weights_bytes", &Model::weights_bytes);
+
+  nb::class_<Executor>(m, "Executor", "Threads, scratch and KV cache that run one model.")
+      .def(
+          "__init__",
+          [](Executor* self, std::shared_ptr<Model> model, const Plan& plan) {
+            new (self) Executor(std::move(model), plan);
+          },
+          nb::arg("model"), nb::arg("plan"))
+      .def_prop_ro("isa", [](const Executor& e) { return std::string(isa_name(e.isa())); })
+      .def_prop_ro("threads", &Executor::num_threads)
+      .def_prop_ro("max_tokens", &Executor::max_tokens, "of the longest sequence")
+      .def_prop_ro(
+          "num_free_pages", [](Executor& e) { return e.kv_cache().num_free_pages(); },
+          "KV cache pages that no session holds")
+      .def_prop_ro("page_tokens", [](const Executor&) { return kPageTokens; });
+}
+
+void bind_session(nb::module_& m) {
+  nb::class_<Session>(m, "Session", "One token sequence: prefill, then decode.")
+      .def(nb::init<std::shared_ptr<Executor>>(), nb::arg("executor"))
+      .def(
+          "prefill",
+          [](Session& session, const std::vector<int32_t>& ids) {
+            const Checkpoint poll = make_signal_poll();
+            const nb::gil_scoped_release release;
+            return session.prefill(ids, poll);
+          },
+          nb::arg("ids"), "Appends ids; returns how many tokens were found in the prefix cache.")
+      .def(
+          "decode",
+          [](Session& session, int n, const Sampling& sampling) {
+            const Sampling fixed = sampling;  // Python may change the original meanwhile
+            const Checkpoint poll = make_signal_poll();
+            const nb::gil_scoped_release release;
+            return session.decode(n, fixed, poll);
+          },
+          nb::arg("n"), nb::arg("sampling"),
+          "Up to n sampled tokens, ending early with an EOS id or when the context is full.")
+      .def("logits", session_logits, nb::arg("ids"),
+           "Logits [len(ids), vocab_size] of a sequence of its own, apart from the session's.")
+      .def(
+          "score",
+          [](Session& session, const std::vector<int32_t>& ids) {
+            const Checkpoint poll = make_signal_poll();
+            const nb::gil_scoped_release release;
+            return session.score(ids, poll);
+          },
+          nb::arg("ids"), "Sum over t >= 1 of -log p(ids[t] | ids[:t]).")
+      .def("cancel", &Session::cancel,
+           "Makes the running call, or else the next, raise code 501; from any thread.")
+      .def_prop_ro("num_tokens", &Session::num_tokens);
+}
+
+}  // namespace
+
+void bind_engine(nb::module_& m) {
+  bind_config(m);
+  bind_plan(m);
+  bind_sampling(m);
+  bind_model(m);
+  bind_session(m);
+}
+
+}  // namespace autoglm

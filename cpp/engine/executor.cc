@@ -1,0 +1,142 @@
+#include "engine/executor.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "base/cpu_features.h"
+#include "base/error.h"
+
+namespace autoglm {
+namespace {
+
+constexpr int kScoreRows = 16;  // rows of logits that score() holds at once
+
+int check_range(const char* name, int value, int low, int high) {
+  if (value >= low && value <= high) return value;
+  throw Error(kArgumentError, std::string(name) + " is " + std::to_string(value) +
+                                  ", must be from " + std::to_string(low) + " to " +
+                                  std::to_string(high));
+}
+
+int num_threads_of(const Plan& plan) {
+  check_range("threads", plan.threads, 0, 256);
+  return plan.threads > 0 ? plan.threads : num_physical_cores();
+}
+
+int num_pages_of(const Plan& plan, const ModelConfig& config) {
+  check_range("max_context", plan.max_context, 0, 1 << 26);
+  const int tokens = plan.max_context > 0 ? plan.max_context : config.max_position;
+  return round_up(tokens, kPageTokens) / kPageTokens;
+}
+
+KvGeometry kv_geometry_of(const Plan& plan, const ModelConfig& config) {
+  const KvType natural = config.weights == WeightType::kF32 ? KvType::kF32 : KvType::kBF16;
+  return {.type = plan.kv_dtype.value_or(natural),
+          .num_layers = config.num_layers,
+          .num_kv_heads = config.num_kv_heads,
+          .head_dim = config.head_dim};
+}
+
+// -log softmax(logits)[target]
+double negative_log_probability(const float* logits, int vocab_size, int32_t target) {
+  const double largest = *std::max_element(logits, logits + vocab_size);
+  double total = 0.0;
+  for (int i = 0; i < vocab_size; ++i) total += std::exp(logits[i] - largest);
+  return largest + std::log(total) - logits[target];
+}
+
+}  // namespace
+
+Executor::Executor(std::shared_ptr<const Model> model, const Plan& plan)
+    : model_(std::move(model)),
+      kernels_(kernels_for(select_isa(plan.isa))),
+      prefill_chunk_(check_range("prefill_chunk", plan.prefill_chunk, 1, 8192)),
+      max_tokens_(std::min(model_->config().max_position,
+                           num_pages_of(plan, model_->config()) * kPageTokens)),
+      pool_(num_threads_of(plan)),
+      kv_cache_(kv_geometry_of(plan, model_->config()), num_pages_of(plan, model_->config())),
+      transformer_(*model_, kernels_, pool_, prefill_chunk_) {}
+
+void Executor::check_ids(std::span<const int32_t> ids) const {
+  const int vocab_size = model_->config().vocab_size;
+  for (const int32_t id : ids) {
+    if (id >= 0 && id < vocab_size) continue;
+    throw Error(kArgumentError, "token id " + std::to_string(id) +
+                                    " is outside the vocabulary of " + std::to_string(vocab_size));
+  }
+}
+
+void Executor::forward(const Chunk& chunk, float* last_logits, const Checkpoint& checkpoint) {
+  const std::lock_guard lock(forward_mutex_);
+  transformer_.forward(chunk, checkpoint);
+  if (last_logits == nullptr) return;
+  const int num_tokens = static_cast<int>(chunk.ids.size());
+  transformer_.head(num_tokens - 1, num_tokens, last_logits, model_->config().vocab_size);
+}
+
+void Executor::logits(std::span<const int32_t> ids, float* out, const Checkpoint& checkpoint) {
+  const size_t vocab_size = model_->config().vocab_size;
+  for_chunks(ids, checkpoint, [&](int first, int num_tokens) {
+    transformer_.head(0, num_tokens, out + first * vocab_size, vocab_size);
+  });
+}
+
+double Executor::score(std::span<const int32_t> ids, const Checkpoint& checkpoint) {
+  double total = 0.0;
+  for_chunks(ids, checkpoint, [&](int first, int num_tokens) {
+    for (int row = 0; row < num_tokens; row += kScoreRows) {
+      const size_t next = first + row + 1;
+      const size_t num_rows =
+          std::min({kScoreRows, num_tokens - row, static_cast<int>(ids.size() - next)});
+      total += score_rows(ids.subspan(next, num_rows), row);
+    }
+  });
+  if (!std::isfinite(total)) {
+    throw Error(kModelFileError,
+                "the model computed a logit that is NaN or infinite; its weights are broken");
+  }
+  return total;
+}
+
+// Rows from `first_row` of the last chunk against the tokens that follow them.
+double Executor::score_rows(std::span<const int32_t> targets, int first_row) {
+  if (targets.empty()) return 0.0;
+  const size_t vocab_size = model_->config().vocab_size;
+  const int num_rows = static_cast<int>(targets.size());
+  score_logits_.reserve(kScoreRows * vocab_size);
+  transformer_.head(first_row, first_row + num_rows, score_logits_.data(), vocab_size);
+  std::array<double, kScoreRows> losses{};
+  pool_.parallel_for(num_rows, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      losses[i] = negative_log_probability(score_logits_.data() + i * vocab_size,
+                                           static_cast<int>(vocab_size), targets[i]);
+    }
+  });
+  double total = 0.0;
+  for (const double loss : losses) total += loss;
+  return total;
+}
+
+// Computes a sequence of its own; body(first token, number of tokens) follows each chunk.
+template <typename Body>
+void Executor::for_chunks(std::span<const int32_t> ids, const Checkpoint& checkpoint,
+                          const Body& body) {
+  check_ids(ids);
+  if (ids.size() > static_cast<size_t>(max_tokens_)) {
+    throw Error(kContextFullError, std::to_string(ids.size()) + " tokens, the context holds " +
+                                       std::to_string(max_tokens_));
+  }
+  const int num_tokens = static_cast<int>(ids.size());
+  KvSequence kv(kv_cache_);
+  kv.reserve(num_tokens);
+  for (int first = 0; first < num_tokens; first += prefill_chunk_) {
+    const int count = std::min(prefill_chunk_, num_tokens - first);
+    const std::lock_guard lock(forward_mutex_);
+    transformer_.forward({ids.subspan(first, count), first, kv.view()}, checkpoint);
+    body(first, count);
+  }
+}
+
+}  // namespace autoglm

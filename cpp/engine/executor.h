@@ -1,0 +1,70 @@
+// Runs one model on this machine: owns the threads, the scratch and the KV cache that its sessions
+// share.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "base/thread_pool.h"
+#include "engine/kv_cache.h"
+#include "kernels/kernels.h"
+#include "model/transformer.h"
+#include "model/weights.h"
+
+namespace autoglm {
+
+struct Plan {
+  int threads = 0;                 // 0: physical cores
+  std::string isa;                 // "": $AUTOGLM_ISA, else the best
+  std::optional<KvType> kv_dtype;  // unset: fp32 for fp32 weights, else bf16
+  int prefill_chunk = 256;         // tokens of a forward pass
+  int max_context = 0;             // tokens in the KV cache; 0: the model's longest sequence
+};
+
+class Executor {
+ public:
+  // Throws Error(kArgumentError) or Error(kOutOfMemoryError).
+  Executor(std::shared_ptr<const Model> model, const Plan& plan);
+
+  const Model& model() const { return *model_; }
+  Isa isa() const { return kernels_.isa; }
+  int num_threads() const { return pool_.num_threads(); }
+  int prefill_chunk() const { return prefill_chunk_; }
+  // Tokens of the longest sequence that can be computed.
+  int max_tokens() const { return max_tokens_; }
+  KvCache& kv_cache() { return kv_cache_; }
+
+  // Throws Error(kArgumentError) unless every id is in the vocabulary.
+  void check_ids(std::span<const int32_t> ids) const;
+
+  // Computes a chunk of up to prefill_chunk() tokens; the logits of its last token go to
+  // `last_logits` [vocab_size] unless null. Callers on several threads take turns.
+  void forward(const Chunk& chunk, float* last_logits, const Checkpoint& checkpoint);
+
+  // Logits of every token of a sequence of its own, [ids.size()][vocab_size]; nothing is reused or
+  // kept.
+  void logits(std::span<const int32_t> ids, float* out, const Checkpoint& checkpoint);
+
+  // Sum over t >= 1 of -log p(ids[t] | ids[:t]).
+  double score(std::span<const int32_t> ids, const Checkpoint& checkpoint);
+
+ private:
+  template <typename Body>
+  void for_chunks(std::span<const int32_t> ids, const Checkpoint& checkpoint, const Body& body);
+  double score_rows(std::span<const int32_t> targets, int first_row);
+
+  std::shared_ptr<const Model> model_;
+  const Kernels& kernels_;
+  int prefill_chunk_;
+  int max_tokens_;
+  ThreadPool pool_;
+  KvCache kv_cache_;
+  std::mutex forward_mutex_;  // guards what follows and the pool
+  Transformer transformer_;
+  AlignedBuffer<float> score_logits_;  // once score() is used
+};
+
+}  // namespace autoglm

@@ -1,0 +1,158 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+#include <string>
+
+#include "base/error.h"
+
+namespace autoglm {
+namespace {
+
+void check(bool is_valid, const char* name, double value, const char* wanted) {
+  if (is_valid) return;
+  std::ostringstream message;
+  message << name << " is " << value << ", must be " << wanted;
+  throw Error(kArgumentError, message.str());
+}
+
+bool is_within(float value, float low, float high) { return value >= low && value <= high; }
+
+bool has_penalty(const Sampling& s) {
+  return s.repetition_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f;
+}
+
+uint64_t mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// The lowest id with the largest logit. Adding x * 0 finds NaN and infinity without a branch an
+// element.
+int32_t find_largest(std::span<const float> logits) {
+  float largest = logits[0];
+  float poison = 0.0f;
+  for (const float logit : logits) {
+    poison += logit * 0.0f;
+    largest = logit > largest ? logit : largest;
+  }
+  if (!(poison == 0.0f)) {
+    throw Error(kModelFileError,
+                "the model computed a logit that is NaN or infinite; its weights are broken");
+  }
+  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), largest) - logits.begin());
+}
+
+}  // namespace
+
+void validate_sampling(const Sampling& s, int vocab_size) {
+  constexpr float kLargest = 1e4f;
+  check(is_within(s.temperature, 0.0f, kLargest), "temperature", s.temperature, "from 0 to 10000");
+  check(s.top_k >= 0, "top_k", s.top_k, "0 (off) or more");
+  check(s.top_p > 0.0f && s.top_p <= 1.0f, "top_p", s.top_p, "above 0, at most 1");
+  check(is_within(s.min_p, 0.0f, 1.0f), "min_p", s.min_p, "from 0 to 1");
+  check(s.repetition_penalty > 0.0f && s.repetition_penalty <= kLargest, "repetition_penalty",
+        s.repetition_penalty, "above 0, at most 10000");
+  check(is_within(s.presence_penalty, -kLargest, kLargest), "presence_penalty", s.presence_penalty,
+        "from -10000 to 10000");
+  check(is_within(s.frequency_penalty, -kLargest, kLargest), "frequency_penalty",
+        s.frequency_penalty, "from -10000 to 10000");
+  for (const auto& [id, bias] : s.logit_bias) {
+    check(id >= 0 && id < vocab_size, "a logit_bias id", id, "a token of the vocabulary");
+    check(is_within(bias, -kLargest, kLargest), "a logit_bias", bias, "from -10000 to 10000");
+  }
+}
+
+double uniform_at(uint64_t seed, uint64_t position) {
+  constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
+  const uint64_t bits = mix(mix(seed + kGolden) ^ ((position + 1) * kGolden));
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
+
+int32_t Sampler::sample(std::span<const float> logits, const Sampling& sampling,
+                        std::span<const int32_t> tokens, size_t num_prompt) {
+  const std::span<const float> adjusted = adjust(logits, sampling, tokens, num_prompt);
+  const int32_t best = find_largest(adjusted);
+  if (sampling.temperature == 0.0f || sampling.top_k == 1) return best;
+  return draw(adjusted, adjusted[best], sampling, uniform_at(sampling.seed, tokens.size()));
+}
+
+std::span<const float> Sampler::adjust(std::span<const float> logits, const Sampling& sampling,
+                                       std::span<const int32_t> tokens, size_t num_prompt) {
+  if (sampling.logit_bias.empty() && !has_penalty(sampling)) return logits;
+  adjusted_.assign(logits.begin(), logits.end());
+  for (const auto& [id, bias] : sampling.logit_bias) adjusted_[id] += bias;
+  if (has_penalty(sampling)) penalize(sampling, tokens, num_prompt);
+  return adjusted_;
+}
+
+void Sampler::penalize(const Sampling& sampling, std::span<const int32_t> tokens,
+                       size_t num_prompt) {
+  num_generated_.resize(vocab_size_);
+  is_counted_.resize(vocab_size_);
+  for (const int32_t id : tokens.subspan(num_prompt)) ++num_generated_[id];
+  for (const int32_t id : tokens) {
+    if (is_counted_[id]) continue;
+    is_counted_[id] = 1;
+    float& logit = adjusted_[id];
+    logit =
+        logit > 0.0f ? logit / sampling.repetition_penalty : logit * sampling.repetition_penalty;
+    if (num_generated_[id] == 0) continue;
+    logit -= sampling.presence_penalty +
+             sampling.frequency_penalty * static_cast<float>(num_generated_[id]);
+  }
+  for (const int32_t id : tokens) is_counted_[id] = 0;
+  for (const int32_t id : tokens) num_generated_[id] = 0;
+}
+
+int32_t Sampler::draw(std::span<const float> logits, float largest, const Sampling& sampling,
+                      double u) {
+  candidates_.resize(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) {
+    candidates_[i] = {logits[i], static_cast<int32_t>(i), 0.0};
+  }
+  if (sampling.top_k > 0 && static_cast<size_t>(sampling.top_k) < candidates_.size()) {
+    const auto end = candidates_.begin() + sampling.top_k;
+    std::partial_sort(candidates_.begin(), end, candidates_.end(), is_better);
+    candidates_.erase(end, candidates_.end());
+  }
+  for (Candidate& candidate : candidates_) {
+    candidate.weight =
+        std::exp((static_cast<double>(candidate.logit) - largest) / sampling.temperature);
+  }
+  if (sampling.top_p < 1.0f) keep_top_p(sampling.top_p);
+  // The most likely token has weight 1.
+  std::erase_if(candidates_, [&](const Candidate& candidate) {
+    return candidate.weight < sampling.min_p || candidate.weight == 0.0;
+  });
+  double left = u * total_weight();
+  for (const Candidate& candidate : candidates_) {
+    left -= candidate.weight;
+    if (left < 0.0) return candidate.id;
+  }
+  return candidates_.back().id;
+}
+
+// Pops the best from a heap until they hold the share: most of a vocabulary is never sorted.
+void Sampler::keep_top_p(float top_p) {
+  const auto is_worse = [](const Candidate& a, const Candidate& b) { return is_better(b, a); };
+  const double wanted = top_p * total_weight();
+  std::make_heap(candidates_.begin(), candidates_.end(), is_worse);
+  auto rest = candidates_.end();
+  for (double held = 0.0; held < wanted && rest != candidates_.begin(); held += rest->weight) {
+    std::pop_heap(candidates_.begin(), rest, is_worse);
+    --rest;
+  }
+  candidates_.erase(candidates_.begin(), rest);
+  std::reverse(candidates_.begin(), candidates_.end());
+}
+
+double Sampler::total_weight() const {
+  double total = 0.0;
+  for (const Candidate& candidate : candidates_) total += candidate.weight;
+  return total;
+}
+
+}  // namespace autoglm

@@ -1,0 +1,61 @@
+// One conversation: the tokens so far, their KV pages and the logits of the last token.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "engine/executor.h"
+#include "engine/kv_cache.h"
+#include "engine/sampler.h"
+
+namespace autoglm {
+
+// Calls on one session take turns; cancel() and num_tokens() may be called at any time. `poll` of
+// the long calls runs between layers on the calling thread and may throw to abandon the call. After
+// that, or any Error, the session holds the tokens computed so far and the next call works.
+class Session {
+ public:
+  explicit Session(std::shared_ptr<Executor> executor);
+
+  // Appends and computes `ids`, at least one. Returns how many tokens' KV was found in the cache.
+  // Throws Error(kArgumentError), Error(kContextFullError) or Error(kCancelledError).
+  int prefill(std::span<const int32_t> ids, const Checkpoint& poll);
+
+  // Appends up to `n` sampled tokens and returns them: fewer after one of eos_ids (the last one
+  // returned) or when the context is full. The last token is computed when a later call needs it.
+  // Throws Error(kContextFullError) when not even one token fits, otherwise as prefill().
+  std::vector<int32_t> decode(int n, const Sampling& sampling, const Checkpoint& poll);
+
+  // As Executor::logits() and Executor::score(), with this session's cancel().
+  void logits(std::span<const int32_t> ids, float* out, const Checkpoint& poll);
+  double score(std::span<const int32_t> ids, const Checkpoint& poll);
+
+  // Makes the running call, or else the next one, throw Error(kCancelledError).
+  void cancel() { is_cancelled_.store(true); }
+
+  int num_tokens() const { return num_tokens_.load(); }
+  const Executor& executor() const { return *executor_; }
+
+ private:
+  void check_interrupt(const Checkpoint& poll);
+  void compute_pending(const Checkpoint& poll);
+  bool has_logits() const { return num_scored_ == tokens_.size(); }
+
+  std::shared_ptr<Executor> executor_;
+  std::mutex mutex_;  // guards what follows, except the atomics
+  KvSequence kv_;
+  Sampler sampler_;
+  std::vector<int32_t> tokens_;
+  size_t num_computed_ = 0;  // leading tokens whose KV exists
+  size_t num_prompt_ = 0;    // tokens up to the end of the last prefill
+  size_t num_scored_ = 0;    // logits_ belong to the last of this many tokens; 0: to none
+  AlignedBuffer<float> logits_;
+  std::atomic<int> num_tokens_{0};
+  std::atomic<bool> is_cancelled_{false};
+};
+
+}  // namespace autoglm

@@ -1,0 +1,30 @@
+// Storage for packed activations, sized once for the largest matrix it will meet.
+#pragma once
+
+#include <cstddef>
+
+#include "base/aligned_buffer.h"
+#include "kernels/kernels.h"
+
+namespace autoglm {
+
+class PackedActivations {
+ public:
+  explicit PackedActivations(const Kernels& kernels) : kernels_(kernels) {}
+
+  // Makes room for `rows` rows of activations for matrices of this weight type and width.
+  void reserve(WeightType type, int rows, int padded_cols);
+
+  // Ready for pack_row() of `rows` rows for `weight`; what was packed before is lost.
+  PackedRows prepare(const PackedMatrix& weight, int rows);
+
+ private:
+  PackedRows format(WeightType type, int rows, int padded_cols) const;
+
+  const Kernels& kernels_;
+  AlignedBuffer<std::byte> data_;
+  AlignedBuffer<float> scale_;
+  AlignedBuffer<int32_t> group_sum_;
+};
+
+}  // namespace autoglm

@@ -1,0 +1,248 @@
+#include "model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace autoglm {
+namespace {
+
+constexpr int kPiecesPerThread = 4;      // of a parallel loop, so that a slow core delays little
+constexpr int kPreferredRowBlocks = 4;   // a GEMM kernel walks this many streams at once
+constexpr int kTokensPerAttention = 32;  // of one piece of attention work
+
+int64_t row_grain(int num_rows, int num_threads) {
+  return std::max(1, num_rows / (num_threads * kPiecesPerThread));
+}
+
+// Whole groups of kPreferredRowBlocks when every thread gets one, always even for kSwiGlu.
+int64_t block_grain(int num_blocks, int num_threads) {
+  const int share = num_blocks / (num_threads * kPiecesPerThread);
+  if (num_blocks < kPreferredRowBlocks * num_threads) return 2;
+  return round_up(std::max(share, 1), kPreferredRowBlocks);
+}
+
+int widest_activation(const ModelConfig& c) {
+  const int shared =
+      c.num_experts > 0 ? c.moe_intermediate_size * std::max(c.num_shared_experts, 1) : 0;
+  return std::max(c.intermediate_size, shared);
+}
+
+}  // namespace
+
+Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool,
+                         int max_tokens)
+    : model_(model),
+      config_(model.config()),
+      kernels_(kernels),
+      pool_(pool),
+      packed_(kernels),
+      router_(config_, config_.num_experts > 0 ? max_tokens : 0),
+      hidden_(max_tokens, config_.hidden_size),
+      normed_(max_tokens, config_.hidden_size),
+      qkv_(max_tokens, config_.qkv_rows()),
+      attended_(max_tokens, config_.attention_cols()),
+      activated_(max_tokens, widest_activation(config_)),
+      projected_(config_.sandwich_norms || config_.num_experts > 0 ? max_tokens : 0,
+                 config_.hidden_size),
+      cos_(max_tokens, config_.rotary_dim / 2),
+      sin_(max_tokens, config_.rotary_dim / 2),
+      attention_scratch_(pool.num_threads(),
+                         static_cast<int>(attention_scratch_floats(config_.head_dim))),
+      gemm_scratch_(kGemmScratchBytes * pool.num_threads()) {
+  const int align = k_align(config_.weights);
+  for (const int cols : {config_.hidden_size, config_.attention_cols(), activated_.stride}) {
+    packed_.reserve(config_.weights, max_tokens, round_up(cols, align));
+  }
+}
+
+void Transformer::forward(const Chunk& chunk, const Checkpoint& checkpoint) {
+  const int num_tokens = static_cast<int>(chunk.ids.size());
+  embed(chunk);
+  compute_rotations(chunk);
+  KvLayer kv{.type = chunk.kv.type,
+             .base = chunk.kv.base,
+             .page_table = chunk.kv.page_table,
+             .page_stride = chunk.kv.page_stride,
+             .num_kv_heads = config_.num_kv_heads,
+             .head_dim = config_.head_dim};
+  std::byte* layer_base = chunk.kv.base;
+  for (const LayerWeights& layer : model_.layers()) {
+    checkpoint();
+    kv.base = layer_base;
+    attention_block(layer, kv, chunk);
+    mlp_block(layer, num_tokens);
+    layer_base += chunk.kv.layer_bytes;
+  }
+}
+
+void Transformer::head(int begin, int end, float* logits, size_t stride) {
+  normalize(model_.final_norm(), begin, end);
+  const PackedMatrix& weight = model_.head();
+  const PackedRows x = packed_.prepare(weight, end - begin);
+  for_rows(end - begin, [&](int row) {
+    kernels_.pack_row(x, weight.type, row, normed_[begin + row], weight.cols);
+  });
+  gemm(weight, x, {.data = logits, .stride = static_cast<int>(stride)});
+}
+
+void Transformer::embed(const Chunk& chunk) {
+  for_rows(static_cast<int>(chunk.ids.size()),
+           [&](int t) { kernels_.unpack_row(model_.embedding(), chunk.ids[t], hidden_[t]); });
+}
+
+// Angles in float32, as the reference implementations compute them.
+void Transformer::compute_rotations(const Chunk& chunk) {
+  for_rows(static_cast<int>(chunk.ids.size()), [&](int t) {
+    const auto position = static_cast<float>(chunk.first_position + t);
+    for (int i = 0; i < config_.rotary_dim / 2; ++i) {
+      const float angle = position * config_.inv_freq[i];
+      cos_[t][i] = std::cos(angle) * config_.rope_scale;
+      sin_[t][i] = std::sin(angle) * config_.rope_scale;
+    }
+  });
+}
+
+void Transformer::attention_block(const LayerWeights& layer, const KvLayer& kv,
+                                  const Chunk& chunk) {
+  const int num_tokens = static_cast<int>(chunk.ids.size());
+  normalize(layer.input_norm, 0, num_tokens);
+  gemm(layer.qkv, pack(layer.qkv.matrix, normed_, num_tokens), qkv_, Epilogue::kStore);
+  rotate_and_store(layer, kv, chunk);
+  attend(kv, chunk);
+  add_to_residual(layer.o, pack(layer.o.matrix, attended_, num_tokens), layer.attention_post_norm);
+}
+
+void Transformer::rotate_and_store(const LayerWeights& layer, const KvLayer& kv,
+                                   const Chunk& chunk) {
+  const int dim = config_.head_dim;
+  const int num_query = config_.num_heads;
+  for_rows(static_cast<int>(chunk.ids.size()), [&](int t) {
+    for (int h = 0; h < num_query + config_.num_kv_heads; ++h) {
+      float* head = qkv_[t] + h * dim;
+      if (config_.qk_norm) {
+        const float* gain = h < num_query ? layer.q_norm : layer.k_norm;
+        kernels_.rms_norm(head, gain, config_.rms_norm_eps, dim, head);
+      }
+      kernels_.rope(head, cos_[t], sin_[t], config_.rotary_dim, config_.rope_interleaved);
+    }
+    const float* keys = qkv_[t] + num_query * dim;
+    kernels_.store_kv(kv, chunk.first_position + t, keys, keys + config_.num_kv_heads * dim);
+  });
+}
+
+void Transformer::attend(const KvLayer& kv, const Chunk& chunk) {
+  const int num_tokens = static_cast<int>(chunk.ids.size());
+  const AttentionArgs args{
+      .kv = kv,
+      .q = qkv_[0],
+      .out = attended_[0],
+      .q_stride = qkv_.stride,
+      .out_stride = attended_.stride,
+      .num_heads = config_.num_heads,
+      .first_position = chunk.first_position,
+      .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+  };
+  const int num_ranges = (num_tokens + kTokensPerAttention - 1) / kTokensPerAttention;
+  pool_.parallel_for(num_ranges * kv.num_kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int item = static_cast<int>(begin); item < end; ++item) {
+      // Later tokens see more keys: the long pieces go first.
+      const int range = num_ranges - 1 - item / kv.num_kv_heads;
+      const int first = range * kTokensPerAttention;
+      const int last = std::min(first + kTokensPerAttention, num_tokens);
+      kernels_.attention(args, item % kv.num_kv_heads, first, last, attention_scratch_[thread]);
+    }
+  });
+}
+
+void Transformer::mlp_block(const LayerWeights& layer, int num_tokens) {
+  normalize(layer.mlp_norm, 0, num_tokens);
+  if (!layer.moe.experts.empty()) {
+    moe_block(layer.moe, num_tokens);
+    return;
+  }
+  const Mlp& mlp = layer.mlp;
+  gemm(mlp.gate_up, pack(mlp.gate_up.matrix, normed_, num_tokens), activated_, Epilogue::kSwiGlu);
+  add_to_residual(mlp.down, pack(mlp.down.matrix, activated_, num_tokens), layer.mlp_post_norm);
+}
+
+// Experts add to the residual in ascending order, the shared one last, whatever else is in the
+// chunk.
+void Transformer::moe_block(const MoeWeights& moe, int num_tokens) {
+  router_.route(moe, normed_[0], normed_.stride, num_tokens, pool_);
+  for (int e = 0; e < config_.num_experts; ++e) {
+    if (const auto rows = router_.rows(e); !rows.empty()) run_expert(moe.experts[e], rows);
+  }
+  if (config_.num_shared_experts == 0) return;
+  const Mlp& shared = moe.shared;
+  gemm(shared.gate_up, pack(shared.gate_up.matrix, normed_, num_tokens), activated_,
+       Epilogue::kSwiGlu);
+  add_to_residual(shared.down, pack(shared.down.matrix, activated_, num_tokens), nullptr);
+}
+
+void Transformer::run_expert(const Mlp& expert, std::span<const ExpertRow> rows) {
+  const int num_rows = static_cast<int>(rows.size());
+  const PackedMatrix& gate_up = expert.gate_up.matrix;
+  const PackedRows x = packed_.prepare(gate_up, num_rows);
+  for_rows(num_rows, [&](int i) {
+    kernels_.pack_row(x, gate_up.type, i, normed_[rows[i].token], gate_up.cols);
+  });
+  gemm(expert.gate_up, x, activated_, Epilogue::kSwiGlu);
+  gemm(expert.down, pack(expert.down.matrix, activated_, num_rows), projected_, Epilogue::kStore);
+  for_rows(num_rows, [&](int i) {
+    const float* from = projected_[i];
+    float* to = hidden_[rows[i].token];
+    for (int k = 0; k < config_.hidden_size; ++k) to[k] += rows[i].weight * from[k];
+  });
+}
+
+void Transformer::normalize(const float* gain, int begin, int end) {
+  for_rows(end - begin, [&](int row) {
+    const int t = begin + row;
+    kernels_.rms_norm(hidden_[t], gain, config_.rms_norm_eps, config_.hidden_size, normed_[t]);
+  });
+}
+
+PackedRows Transformer::pack(const PackedMatrix& weight, Rows& rows, int num_rows) {
+  const PackedRows x = packed_.prepare(weight, num_rows);
+  for_rows(num_rows,
+           [&](int row) { kernels_.pack_row(x, weight.type, row, rows[row], weight.cols); });
+  return x;
+}
+
+void Transformer::gemm(const Linear& linear, const PackedRows& x, Rows& out, Epilogue epilogue) {
+  gemm(linear.matrix, x,
+       {.data = out[0], .stride = out.stride, .bias = linear.bias, .epilogue = epilogue});
+}
+
+void Transformer::gemm(const PackedMatrix& weight, const PackedRows& x, const GemmOutput& out) {
+  const int num_blocks = weight.padded_rows / kRowBlock;
+  const int64_t grain = block_grain(num_blocks, pool_.num_threads());
+  pool_.parallel_for(num_blocks, grain, [&](int64_t begin, int64_t end, int thread) {
+    kernels_.gemm(weight, x, out, static_cast<int>(begin), static_cast<int>(end),
+                  gemm_scratch_.data() + kGemmScratchBytes * thread);
+  });
+}
+
+void Transformer::add_to_residual(const Linear& linear, const PackedRows& x,
+                                  const float* post_norm) {
+  if (post_norm == nullptr) {
+    gemm(linear, x, hidden_, Epilogue::kAdd);
+    return;
+  }
+  gemm(linear, x, projected_, Epilogue::kStore);
+  for_rows(x.rows, [&](int t) {
+    float* row = projected_[t];
+    kernels_.rms_norm(row, post_norm, config_.rms_norm_eps, config_.hidden_size, row);
+    kernels_.add(row, config_.hidden_size, hidden_[t]);
+  });
+}
+
+template <typename Body>
+void Transformer::for_rows(int num_rows, const Body& body) {
+  pool_.parallel_for(num_rows, row_grain(num_rows, pool_.num_threads()),
+                     [&](int64_t begin, int64_t end, int) {
+                       for (int row = static_cast<int>(begin); row < end; ++row) body(row);
+                     });
+}
+
+}  // namespace autoglm

@@ -1,0 +1,100 @@
+// The forward pass of every supported family: one graph whose steps the configuration switches.
+//
+// Results are the same bits for any number of threads and any division of the tokens into chunks.
+// Owns its scratch; the KV cache and the choice of tokens belong to the caller.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
+#include "kernels/kernels.h"
+#include "model/activations.h"
+#include "model/moe.h"
+#include "model/weights.h"
+
+namespace autoglm {
+
+// Where the keys and values of one token sequence lie: page p of layer l begins at
+// base + l * layer_bytes + page_table[p] * page_stride elements.
+struct KvView {
+  KvType type = KvType::kF32;
+  std::byte* base = nullptr;
+  size_t layer_bytes = 0;
+  size_t page_stride = 0;
+  const int32_t* page_table = nullptr;
+};
+
+// Consecutive tokens of one sequence; the pages up to their last position exist.
+struct Chunk {
+  std::span<const int32_t> ids;  // each in [0, vocab_size)
+  int first_position = 0;
+  KvView kv;
+};
+
+// Called between layers; throws to abandon the pass.
+using Checkpoint = std::function<void()>;
+
+class Transformer {
+ public:
+  // Takes chunks of up to `max_tokens`. The references must outlive it.
+  Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool, int max_tokens);
+
+  // Runs the layers over a chunk: writes its keys and values, keeps its hidden states for head().
+  void forward(const Chunk& chunk, const Checkpoint& checkpoint);
+
+  // Logits of rows [begin, end) of the last chunk, row i at logits + (i - begin) * stride.
+  void head(int begin, int end, float* logits, size_t stride);
+
+ private:
+  // Rows of floats, each padded to a cache line.
+  struct Rows {
+    AlignedBuffer<float> buffer;
+    int stride = 0;
+
+    Rows() = default;
+    Rows(int num_rows, int cols)
+        : buffer(static_cast<size_t>(num_rows) * round_up(cols, 16)), stride(round_up(cols, 16)) {}
+    float* operator[](int row) { return buffer.data() + static_cast<size_t>(row) * stride; }
+  };
+
+  void embed(const Chunk& chunk);
+  void compute_rotations(const Chunk& chunk);
+  void attention_block(const LayerWeights& layer, const KvLayer& kv, const Chunk& chunk);
+  void rotate_and_store(const LayerWeights& layer, const KvLayer& kv, const Chunk& chunk);
+  void attend(const KvLayer& kv, const Chunk& chunk);
+  void mlp_block(const LayerWeights& layer, int num_tokens);
+  void moe_block(const MoeWeights& moe, int num_tokens);
+  void run_expert(const Mlp& expert, std::span<const ExpertRow> rows);
+
+  // normed_ = RMSNorm of hidden_ rows [begin, end).
+  void normalize(const float* gain, int begin, int end);
+  PackedRows pack(const PackedMatrix& weight, Rows& rows, int num_rows);
+  void gemm(const Linear& linear, const PackedRows& x, Rows& out, Epilogue epilogue);
+  void gemm(const PackedMatrix& weight, const PackedRows& x, const GemmOutput& out);
+  // hidden_ += linear(x), through a norm when `post_norm` is not null.
+  void add_to_residual(const Linear& linear, const PackedRows& x, const float* post_norm);
+  template <typename Body>
+  void for_rows(int num_rows, const Body& body);
+
+  const Model& model_;
+  const ModelConfig& config_;
+  const Kernels& kernels_;
+  ThreadPool& pool_;
+  PackedActivations packed_;
+  ExpertRouter router_;
+  Rows hidden_;  // the residual stream
+  Rows normed_;  // its norm; what a matrix reads
+  Rows qkv_;
+  Rows attended_;
+  Rows activated_;  // after SwiGLU
+  Rows projected_;  // before a sandwich norm, or of one expert
+  Rows cos_;        // [max_tokens][rotary_dim / 2]
+  Rows sin_;
+  Rows attention_scratch_;                 // one row a thread
+  AlignedBuffer<std::byte> gemm_scratch_;  // kGemmScratchBytes a thread
+};
+
+}  // namespace autoglm

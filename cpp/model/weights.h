@@ -1,0 +1,84 @@
+// A model's tensors as views into its mapped files, validated before anything reads them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/mmap_file.h"
+#include "kernels/kernels.h"
+#include "model/config.h"
+
+namespace autoglm {
+
+// One entry of the tensor table that the file parser hands over.
+struct TensorEntry {
+  std::string name;
+  std::string dtype;  // safetensors name, "F32"
+  std::vector<int64_t> shape;
+  int64_t file_index = 0;
+  uint64_t offset = 0;  // from the start of the file
+  uint64_t num_bytes = 0;
+};
+
+struct Linear {
+  PackedMatrix matrix;
+  const float* bias = nullptr;  // [matrix.rows] or null
+};
+
+// A gated MLP. gate_up has 2 * round_up(n, 16) rows in the order of Epilogue::kSwiGlu for a down of
+// n columns.
+struct Mlp {
+  Linear gate_up;
+  Linear down;
+};
+
+struct MoeWeights {
+  const float* router = nullptr;       // [num_experts][hidden_size]
+  const float* router_bias = nullptr;  // [num_experts], used to choose, not to weigh
+  std::vector<Mlp> experts;
+  Mlp shared;  // present when num_shared_experts > 0
+};
+
+struct LayerWeights {
+  const float* input_norm = nullptr;  // [hidden_size], as the other norms but q and k
+  Linear qkv;
+  const float* q_norm = nullptr;  // [head_dim], with qk_norm
+  const float* k_norm = nullptr;
+  Linear o;
+  const float* attention_post_norm = nullptr;  // with sandwich_norms
+  const float* mlp_norm = nullptr;
+  Mlp mlp;                               // dense layers
+  MoeWeights moe;                        // mixture layers
+  const float* mlp_post_norm = nullptr;  // with sandwich_norms
+};
+
+// Read-only and shared by any number of executors.
+class Model {
+ public:
+  // Maps `files` and checks the table against the configuration: every needed tensor present with
+  // its exact type, shape and size, 64-byte aligned, inside its file, overlapping no other, and no
+  // tensor left over. Throws Error(kConfigError), Error(kModelFileError) or Error(kIoError).
+  Model(ModelConfig config, const std::vector<std::string>& files,
+        const std::vector<TensorEntry>& tensors);
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  const ModelConfig& config() const { return config_; }
+  const PackedMatrix& embedding() const { return embedding_; }  // [vocab_size, hidden_size]
+  const PackedMatrix& head() const { return head_; }            // the embedding when tied
+  const float* final_norm() const { return final_norm_; }
+  const std::vector<LayerWeights>& layers() const { return layers_; }
+  uint64_t weights_bytes() const { return weights_bytes_; }
+
+ private:
+  ModelConfig config_;
+  std::vector<MmapFile> files_;
+  PackedMatrix embedding_;
+  PackedMatrix head_;
+  const float* final_norm_ = nullptr;
+  std::vector<LayerWeights> layers_;
+  uint64_t weights_bytes_ = 0;
+};
+
+}  // namespace autoglm
