@@ -137,14 +137,14 @@ def load_settings(
 ) -> Settings:
     """Merge the four sources; a flag that is None counts as not given.
 
-    `path` replaces the usual place of the config file. Raises UsageError.
+    `path` replaces the usual place of the config file, which may be missing. Raises UsageError.
     """
     environ = os.environ if environ is None else environ
     flags = {name: value for name, value in (flags or {}).items() if value is not None}
     _reject_unknown(flags, "argument")
 
     file = path or config_path(environ)
-    in_file = _read_file(file, is_required=path is not None or "AUTOGLM_CONFIG" in environ)
+    in_file = _read_file(file, is_required=path is None and "AUTOGLM_CONFIG" in environ)
     _reject_unknown(in_file, f"config file {file}")
 
     sources = _Sources(flags, environ, in_file, file)

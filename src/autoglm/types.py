@@ -47,16 +47,17 @@ def _check_int(name: str, value: int, low: int, expected: str, high: float = mat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How the next token is chosen; the defaults are greedy. Raises InvalidRequestError.
+    """How the next token is chosen; greedy unless a temperature is given.
 
-    `seed` None means a fresh seed per request, and is of no effect at temperature 0.
+    None means the model's own default. `seed` None means a fresh seed per request; it has no
+    effect at temperature 0. Raises InvalidRequestError.
     """
 
     temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
@@ -65,10 +66,14 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0, 100, "a number from 0 to 100")
-        _check_int("top_k", self.top_k, 0, "a whole number, 0 for all tokens", 2**31 - 1)
-        _check("top_p", self.top_p, 1e-9, 1, "a number above 0, at most 1")
-        _check("min_p", self.min_p, 0, 1, "a number from 0 to 1")
-        _check("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "0.001 to 1000")
+        if self.top_k is not None:
+            _check_int("top_k", self.top_k, 0, "a whole number, 0 for all tokens", 2**31 - 1)
+        if self.top_p is not None:
+            _check("top_p", self.top_p, 1e-9, 1, "a number above 0, at most 1")
+        if self.min_p is not None:
+            _check("min_p", self.min_p, 0, 1, "a number from 0 to 1")
+        if self.repetition_penalty is not None:
+            _check("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "0.001 to 1000")
         _check("presence_penalty", self.presence_penalty, -100, 100, "-100 to 100")
         _check("frequency_penalty", self.frequency_penalty, -100, 100, "-100 to 100")
         if self.seed is not None:
@@ -142,6 +147,9 @@ class Request:
     def __post_init__(self) -> None:
         if not self.messages or self.messages[-1].role != "user":
             message = "the last message must be the user's"
+            raise InvalidRequestError(message)
+        if not all(isinstance(message.content, str) for message in self.messages):
+            message = "a message's content is not a string"
             raise InvalidRequestError(message)
         if not self.messages[-1].content.strip():
             message = "the prompt is empty; say what to do"

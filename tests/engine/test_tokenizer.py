@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engine.conftest import CONTROLS, NUM_BYTES, byte_backend
+from tests.fakes import BYTES, CONTROLS, NUM_BYTES, byte_backend
 
 from autoglm.engine.tokenizer import MAX_PENDING_TOKENS, Detokenizer, Tokenizer
 from autoglm.errors import InvalidRequestError, ModelConfigError, ModelFileError
 
 USER = NUM_BYTES + CONTROLS.index("<|user|>")
-TOKENIZER = Tokenizer(byte_backend())
+
 
 
 def test_control_token_in_text_is_one_id_only_when_allowed(tokenizer: Tokenizer) -> None:
@@ -34,8 +34,8 @@ def test_lone_surrogates_are_an_invalid_request(tokenizer: Tokenizer) -> None:
 
 @given(st.text())
 def test_pieces_concatenate_to_the_text_and_never_break_a_character(text: str) -> None:
-    detokenizer = Detokenizer(TOKENIZER)
-    pieces = [detokenizer.push(token) for token in TOKENIZER.encode(text, has_controls=False)]
+    detokenizer = Detokenizer(BYTES)
+    pieces = [detokenizer.push(token) for token in BYTES.encode(text, has_controls=False)]
     pieces.append(detokenizer.flush())
     assert "".join(pieces) == text
     if "\ufffd" not in text:
@@ -44,9 +44,9 @@ def test_pieces_concatenate_to_the_text_and_never_break_a_character(text: str) -
 
 @given(st.lists(st.integers(0, NUM_BYTES + len(CONTROLS) - 1), max_size=60))
 def test_pieces_of_any_ids_concatenate_to_their_decoding(ids: list[int]) -> None:
-    detokenizer = Detokenizer(TOKENIZER)
+    detokenizer = Detokenizer(BYTES)
     text = "".join(detokenizer.push(token) for token in ids) + detokenizer.flush()
-    valid = TOKENIZER.decode(ids)
+    valid = BYTES.decode(ids)
     assert text.replace("\ufffd", "") == valid.replace("\ufffd", "")
 
 

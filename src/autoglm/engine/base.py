@@ -1,11 +1,11 @@
-"""The seam every answer passes through, and what reading long texts needs besides."""
+"""The seams of an answer: engines over text, and token models under the local engine."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Protocol
 
-from autoglm.types import Chunk, Request
+from autoglm.types import Chunk, Request, SamplingParams
 
 
 class Engine(Protocol):
@@ -27,3 +27,30 @@ class WindowedEngine(Engine, Protocol):
 
     def num_tokens(self, text: str) -> int:
         """The number of tokens of a plain text."""
+
+    def answer_tokens(self, request: Request) -> int:
+        """The most tokens the answer may have: the request's limit, or the engine's."""
+
+
+class TokenSession(Protocol):
+    """One sequence of tokens. Errors are those of `autoglm.errors`."""
+
+    def prefill(self, ids: list[int]) -> int:
+        """Read the prompt; returns how many tokens' keys and values came from a cache."""
+
+    def decode(self, num_tokens: int) -> list[int]:
+        """The next tokens, at most `num_tokens`, up to and with an end token."""
+
+    def cancel(self) -> None:
+        """Make running and later calls raise CancelledError. Callable from any thread."""
+
+
+class TokenModel(Protocol):
+    """A model that continues token ids; knows no text."""
+
+    @property
+    def pool_tokens(self) -> int:
+        """How many tokens' keys and values all sessions together may hold."""
+
+    def session(self, sampling: SamplingParams) -> TokenSession:
+        """A new, empty sequence."""

@@ -1,0 +1,80 @@
+"""Answers of repeated requests, in memory, least recently used out first.
+
+A key covers everything the answer depends on and reveals nothing: it is a keyed hash whose key
+lives as long as the cache. Only what is deterministic may be stored; the caller sees to that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import threading
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+
+from autoglm.types import FinishReason, Request, Usage
+
+_OVERHEAD_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is kept of a result."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    num_parts: int
+
+
+class AnswerCache:
+    """A bounded map from requests to answers. Safe to use from several threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._answers: OrderedDict[bytes, Answer] = OrderedDict()
+        self._secret = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+
+    def key(self, request: Request, *, model: bytes, context_tokens: int, max_tokens: int) -> bytes:
+        """Hash of the request, the model's `fingerprint`, the window and the answer's limit."""
+        sampling = asdict(request.sampling)
+        sampling["logit_bias"] = sorted(request.sampling.logit_bias.items())
+        fields = {
+            "model": model.hex(),
+            "window": [context_tokens, max_tokens],
+            "messages": [[message.role, message.content] for message in request.messages],
+            "text": request.text,
+            "stop": request.stop,
+            "schema": request.schema,
+            "sampling": sampling,
+        }
+        plain = json.dumps(fields, sort_keys=True).encode()
+        return hashlib.blake2b(plain, key=self._secret).digest()
+
+    def get(self, key: bytes) -> Answer | None:
+        """The stored answer, which becomes the most recently used."""
+        with self._lock:
+            answer = self._answers.get(key)
+            if answer is not None:
+                self._answers.move_to_end(key)
+            return answer
+
+    def put(self, key: bytes, answer: Answer) -> None:
+        """Store an answer and drop the oldest ones beyond the bound."""
+        size = _size(answer)
+        if size > self._max_bytes:
+            return
+        with self._lock:
+            replaced = self._answers.pop(key, None)
+            self._num_bytes += size - (_size(replaced) if replaced else 0)
+            self._answers[key] = answer
+            while self._num_bytes > self._max_bytes:
+                _, oldest = self._answers.popitem(last=False)
+                self._num_bytes -= _size(oldest)
+
+
+def _size(answer: Answer) -> int:
+    return 4 * len(answer.text) + _OVERHEAD_BYTES

@@ -1,0 +1,64 @@
+"""A token model without weights, for tests: a function from the prompt's ids to the answer's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from autoglm.errors import CancelledError
+from autoglm.types import SamplingParams
+
+Continuation = Callable[[list[int], SamplingParams], Sequence[int]]
+
+
+class FakeModel:
+    """Continues a prompt with what `continuation` returns, then with its last token for ever."""
+
+    def __init__(self, continuation: Continuation, *, pool_tokens: int = 4096) -> None:
+        self.pool_tokens = pool_tokens
+        self.prompts: list[list[int]] = []
+        self._continuation = continuation
+
+    def session(self, sampling: SamplingParams) -> FakeSession:
+        """A new, empty sequence."""
+        return FakeSession(self, self._continuation, sampling)
+
+
+class FakeSession:
+    """One sequence of a FakeModel."""
+
+    def __init__(
+        self, model: FakeModel, continuation: Continuation, sampling: SamplingParams
+    ) -> None:
+        self._model = model
+        self._continuation = continuation
+        self._sampling = sampling
+        self._answer: list[int] = []
+        self._position = 0
+        self._is_cancelled = threading.Event()
+
+    def prefill(self, ids: list[int]) -> int:
+        """Remember the prompt; nothing comes from a cache."""
+        self._raise_if_cancelled()
+        self._model.prompts.append(ids)
+        self._answer = list(self._continuation(ids, self._sampling))
+        return 0
+
+    def decode(self, num_tokens: int) -> list[int]:
+        """The next tokens of the answer."""
+        self._raise_if_cancelled()
+        stop = self._position + num_tokens
+        while len(self._answer) < stop:
+            self._answer.append(self._answer[-1])
+        tokens = self._answer[self._position : stop]
+        self._position = stop
+        return tokens
+
+    def cancel(self) -> None:
+        """Make running and later calls raise CancelledError."""
+        self._is_cancelled.set()
+
+    def _raise_if_cancelled(self) -> None:
+        if self._is_cancelled.is_set():
+            message = "cancelled"
+            raise CancelledError(message)

@@ -1,0 +1,158 @@
+"""The engine of this device: prompt ids in, text out, over a token model.
+
+Owns the decode loop, stop conditions and cancellation. Safe to use from several threads: their
+requests take turns, one step each.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from autoglm.engine.base import TokenModel, TokenSession
+from autoglm.engine.prompt import PromptBuilder
+from autoglm.engine.stop import StopMatcher
+from autoglm.engine.token_pool import TokenPool
+from autoglm.engine.tokenizer import Detokenizer, Tokenizer
+from autoglm.errors import CancelledError, ContextOverflowError
+from autoglm.types import Chunk, FinishReason, Request, Usage
+
+# One native call should last about this long: short enough to stream and to cancel.
+STEP_S = 0.04
+MAX_STEP_TOKENS = 32
+
+
+class LocalEngine:
+    """Answers requests with a model on this device."""
+
+    def __init__(
+        self,
+        model: TokenModel,
+        tokenizer: Tokenizer,
+        prompts: PromptBuilder,
+        *,
+        eos_ids: tuple[int, ...],
+        context_tokens: int,
+        max_tokens: int,
+    ) -> None:
+        """`max_tokens` is the length of an answer when the request gives none."""
+        self._model = model
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._eos_ids = frozenset(eos_ids)
+        self._context_tokens = context_tokens
+        self._max_tokens = max_tokens
+        self._pool = TokenPool(model.pool_tokens)
+        self._turn = threading.Lock()
+
+    @property
+    def context_tokens(self) -> int:
+        """The window: prompt and answer together."""
+        return self._context_tokens
+
+    def prompt_ids(self, request: Request) -> list[int]:
+        """The token ids of the whole prompt, however long."""
+        return self._prompts.encode(request)
+
+    def num_tokens(self, text: str) -> int:
+        """The number of tokens of a plain text."""
+        return len(self._tokenizer.encode(text, has_controls=False))
+
+    def answer_tokens(self, request: Request) -> int:
+        """The most tokens the answer may have."""
+        return request.max_tokens or self._max_tokens
+
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        """Yield the answer; the first token comes alone, the next in small batches.
+
+        A cancelled request ends with finish_reason "cancelled". Raises ContextOverflowError.
+        """
+        ids = self.prompt_ids(request)
+        if len(ids) >= self._context_tokens:
+            message = (
+                f"the prompt has {len(ids)} tokens, the context window {self._context_tokens}; "
+                "shorten the prompt or raise context_tokens"
+            )
+            raise ContextOverflowError(message)
+        num_answer = min(self.answer_tokens(request), self._context_tokens - len(ids))
+        eos_ids = frozenset[int]() if request.sampling.ignore_eos else self._eos_ids
+        answer = _Answer(self._tokenizer, request.stop, eos_ids)
+        num_reserved = len(ids) + num_answer
+        cached = 0
+        finish: FinishReason = "length"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._pool.reserved(num_reserved, request.cancellation))
+                session = self._model.session(request.sampling)
+                stack.enter_context(request.cancellation.attached(session.cancel))
+                with self._turn:
+                    cached = session.prefill(ids)
+                for batch in self._batches(session, num_answer):
+                    text, used = answer.push(batch)
+                    yield Chunk(text, used)
+                    if answer.is_finished:
+                        finish = "stop"
+                        break
+            except CancelledError:
+                finish = "cancelled"
+        usage = Usage(len(ids), answer.num_tokens, cached)
+        yield Chunk(answer.flush(), finish_reason=finish, usage=usage)
+
+    def _batches(self, session: TokenSession, num_tokens: int) -> Iterator[list[int]]:
+        """Batches of new tokens: one token first, then as many as a step's time allows."""
+        size = 1
+        while num_tokens > 0:
+            with self._turn:
+                start = time.perf_counter()
+                batch = session.decode(min(size, num_tokens))
+                elapsed = time.perf_counter() - start
+            yield batch
+            num_tokens -= len(batch)
+            rate = len(batch) / max(elapsed, 1e-6)
+            size = max(1, min(MAX_STEP_TOKENS, int(STEP_S * rate)))
+
+
+class _Answer:
+    """Turns batches of token ids into the text of the answer so far."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, stop: tuple[str, ...], eos_ids: frozenset[int]
+    ) -> None:
+        self._detokenizer = Detokenizer(tokenizer)
+        self._matcher = StopMatcher(stop)
+        self._eos_ids = eos_ids
+        self._has_begun = False
+        self.num_tokens = 0
+        self.is_finished = False
+
+    def push(self, batch: list[int]) -> tuple[str, tuple[int, ...]]:
+        """The certain text and the ids that count; sets `is_finished` at an end token or string."""
+        text = ""
+        used: list[int] = []
+        for token in batch:
+            self.num_tokens += 1
+            if token in self._eos_ids:
+                self.is_finished = True
+                break
+            used.append(token)
+            text += self._matcher.push(self._detokenizer.push(token))
+            if self._matcher.is_stopped:
+                self.is_finished = True
+                break
+        return self._without_leading_space(text), tuple(used)
+
+    def flush(self) -> str:
+        """The text that was held back."""
+        if self._matcher.is_stopped:
+            return ""
+        text = self._matcher.push(self._detokenizer.flush())
+        return self._without_leading_space(text + self._matcher.flush())
+
+    def _without_leading_space(self, text: str) -> str:
+        """Chat templates leave the line break after the role to the model."""
+        if not self._has_begun:
+            text = text.lstrip()
+            self._has_begun = bool(text)
+        return text

@@ -1,0 +1,139 @@
+"""A model opened from its directory: token ids, logits and scores, for tools and for the engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from autoglm.engine.local import LocalEngine
+from autoglm.engine.native import NativeModel
+from autoglm.engine.prompt import PromptBuilder
+from autoglm.engine.tokenizer import Tokenizer
+from autoglm.errors import ModelNotFoundError, UsageError
+from autoglm.modelfile.bundle import Bundle, open_bundle
+from autoglm.modelfile.manifest import MANIFEST_NAME
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from autoglm.modelfile.arch import ArchConfig
+
+# Models announce windows of 128k tokens and more, whose KV cache few devices can hold.
+DEFAULT_MAX_CONTEXT = 8192
+
+
+class LoadedModel:
+    """Weights, tokenizer and configuration of one bundle."""
+
+    def __init__(self, bundle: Bundle, *, threads: int = 0, context_tokens: int = 0) -> None:
+        """`context_tokens` 0 is the model's own window, up to DEFAULT_MAX_CONTEXT.
+
+        Raises UsageError when more is asked for than the model has, ModelFileError and its kinds.
+        """
+        if context_tokens > bundle.max_position:
+            message = (
+                f"context_tokens is {context_tokens}; "
+                f"the model in {bundle.path} has a window of {bundle.max_position}"
+            )
+            raise UsageError(message)
+        self.bundle = bundle
+        self.context_tokens = context_tokens or min(bundle.max_position, DEFAULT_MAX_CONTEXT)
+        self.tokenizer = Tokenizer.from_file(
+            bundle.tokenizer_path, vocab_size=bundle.config.vocab_size
+        )
+        self._native: NativeModel | None = NativeModel(
+            bundle, pool_tokens=2 * self.context_tokens, threads=threads
+        )
+
+    @property
+    def config(self) -> ArchConfig:
+        """Sizes and flags of the architecture."""
+        return self.bundle.config
+
+    @property
+    def native(self) -> NativeModel:
+        """The model in the native core; UsageError after `close`."""
+        if self._native is None:
+            message = "the model is closed"
+            raise UsageError(message)
+        return self._native
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [len(ids), vocab_size], of a fresh sequence."""
+        return self.native.logits(ids)
+
+    def score(self, ids: Sequence[int]) -> float:
+        """Sum of -log p(ids[t] | ids[:t]) in nats, over t >= 1."""
+        return self.native.score(ids)
+
+    def cancel(self) -> None:
+        """Make running `logits` and `score` calls raise CancelledError. From any thread."""
+        self.native.cancel()
+
+    def engine(self, *, max_tokens: int) -> LocalEngine:
+        """An engine that answers with this model; `max_tokens` is its usual answer length."""
+        special_tokens = {"bos_token": self.bundle.bos_token, "eos_token": self.bundle.eos_token}
+        return LocalEngine(
+            self.native,
+            self.tokenizer,
+            PromptBuilder(
+                self.tokenizer, self.bundle.chat_template, special_tokens=special_tokens
+            ),
+            eos_ids=self.bundle.eos_ids,
+            context_tokens=self.context_tokens,
+            max_tokens=max_tokens,
+        )
+
+    def fingerprint(self) -> bytes:
+        """Hash of what answers depend on: manifest, tokenizer and chat template.
+
+        A bundle without a manifest counts by the size and time of its weights.
+        """
+        digest = hashlib.blake2b()
+        for path in (self.bundle.path / MANIFEST_NAME, self.bundle.tokenizer_path):
+            content = path.read_bytes() if path.is_file() else b""
+            digest.update(b"%d\n" % len(content) + content)
+        for path in self.bundle.files:
+            status = path.stat()
+            digest.update(b"%d %d\n" % (status.st_size, status.st_mtime_ns))
+        digest.update((self.bundle.chat_template or "").encode())
+        return digest.digest()
+
+    def close(self) -> None:
+        """Give the weights and threads back once running requests have ended."""
+        self._native = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def embedded_model() -> Path:
+    """The model that comes with the package. Raises ModelNotFoundError."""
+    path = Path(__file__).parents[1] / "lite" / "bundle"
+    if not path.is_dir():
+        message = "this installation has no embedded model; name one, for example with --model DIR"
+        raise ModelNotFoundError(message)
+    return path
+
+
+def load_model(
+    path: str | Path | None = None, *, threads: int = 0, context_tokens: int = 0
+) -> LoadedModel:
+    """Open the bundle at `path`, None for the embedded one.
+
+    Raises ModelFileError and its kinds, UsageError.
+    """
+    bundle = open_bundle(embedded_model() if path is None else path)
+    return LoadedModel(bundle, threads=threads, context_tokens=context_tokens)

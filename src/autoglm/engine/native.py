@@ -1,0 +1,153 @@
+"""A bundle inside the native core: sessions, logits and scores over token ids."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import TYPE_CHECKING, Literal
+
+from autoglm.errors import InvalidRequestError, translate_core_errors
+from autoglm.types import SamplingParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from autoglm import _core
+    from autoglm.modelfile.arch import ArchConfig
+    from autoglm.modelfile.bundle import Bundle
+
+KvDtype = Literal["fp32", "bf16"]
+
+
+class NativeModel:
+    """Mapped weights, worker threads and one KV cache, shared by its sessions."""
+
+    def __init__(
+        self, bundle: Bundle, *, pool_tokens: int, threads: int = 0, kv_dtype: KvDtype = "fp32"
+    ) -> None:
+        """`threads` 0 is the number of physical cores.
+
+        Raises ModelFileError and its kinds, ResourceError.
+        """
+        from autoglm import _core
+
+        self._core = _core
+        self._bundle = bundle
+        self._measured: list[_core.Session] = []
+        self.pool_tokens = pool_tokens
+        plan = _core.Plan()
+        plan.threads = threads
+        plan.kv_dtype = kv_dtype
+        plan.max_context = pool_tokens
+        with translate_core_errors():
+            model = _core.Model(
+                _native_config(bundle.config),
+                [str(path) for path in bundle.files],
+                [tuple(tensor) for tensor in bundle.tensors],
+            )
+            self._executor = _core.Executor(model, plan)
+
+    @property
+    def isa(self) -> str:
+        """The instruction set the kernels use."""
+        return self._executor.isa
+
+    @property
+    def threads(self) -> int:
+        """The number of worker threads."""
+        return self._executor.threads
+
+    def session(self, sampling: SamplingParams) -> NativeSession:
+        """A new, empty sequence."""
+        native = _native_sampling(sampling, self._bundle.generation, self._bundle.eos_ids)
+        with translate_core_errors():
+            return NativeSession(self._core.Session(self._executor), native)
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """float32 [len(ids), vocab_size], of a fresh sequence."""
+        import numpy as np
+
+        with self._measuring(ids) as session:
+            return np.asarray(session.logits(list(ids)), np.float32)
+
+    def score(self, ids: Sequence[int]) -> float:
+        """Sum of -log p(ids[t] | ids[:t]) in nats, over t >= 1."""
+        with self._measuring(ids) as session:
+            return session.score(list(ids))
+
+    def cancel(self) -> None:
+        """Make running `logits` and `score` calls raise CancelledError. From any thread."""
+        for session in tuple(self._measured):
+            session.cancel()
+
+    @contextmanager
+    def _measuring(self, ids: Sequence[int]) -> Iterator[_core.Session]:
+        if not len(ids):
+            message = "no token ids; give at least one"
+            raise InvalidRequestError(message)
+        with translate_core_errors():
+            session = self._core.Session(self._executor)
+            self._measured.append(session)
+            try:
+                yield session
+            finally:
+                self._measured.remove(session)
+
+
+class NativeSession:
+    """One sequence of a NativeModel."""
+
+    def __init__(self, session: _core.Session, sampling: _core.Sampling) -> None:
+        self._session = session
+        self._sampling = sampling
+
+    def prefill(self, ids: list[int]) -> int:
+        """Read the prompt; returns the number of tokens found in the prefix cache."""
+        with translate_core_errors():
+            return self._session.prefill(ids)
+
+    def decode(self, num_tokens: int) -> list[int]:
+        """The next tokens, at most `num_tokens`, up to and with an end token."""
+        with translate_core_errors():
+            return self._session.decode(num_tokens, self._sampling)
+
+    def cancel(self) -> None:
+        """Make running and later calls raise CancelledError. Callable from any thread."""
+        self._session.cancel()
+
+
+def _native_config(config: ArchConfig) -> _core.ModelConfig:
+    from autoglm import _core
+
+    native = _core.ModelConfig()
+    for field in fields(config):
+        value = getattr(config, field.name)
+        setattr(native, field.name, list(value) if isinstance(value, tuple) else value)
+    return native
+
+
+def _native_sampling(
+    params: SamplingParams, defaults: Mapping[str, float], eos_ids: tuple[int, ...]
+) -> _core.Sampling:
+    """`defaults` stand in for what the request leaves open, but for the temperature."""
+    from autoglm import _core
+
+    def either(given: float | None, name: str, neutral: float) -> float:
+        return defaults.get(name, neutral) if given is None else given
+
+    native = _core.Sampling()
+    native.temperature = params.temperature
+    native.top_k = int(either(params.top_k, "top_k", 0))
+    native.top_p = either(params.top_p, "top_p", 1.0)
+    native.min_p = either(params.min_p, "min_p", 0.0)
+    native.repetition_penalty = either(params.repetition_penalty, "repetition_penalty", 1.0)
+    native.presence_penalty = params.presence_penalty
+    native.frequency_penalty = params.frequency_penalty
+    native.seed = secrets.randbits(64) if params.seed is None else params.seed
+    native.logit_bias = dict(params.logit_bias)
+    native.eos_ids = list(eos_ids)
+    native.ignore_eos = params.ignore_eos
+    return native

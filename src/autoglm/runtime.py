@@ -1,0 +1,153 @@
+"""Builds the parts from `Settings` and walks a request through them; itself an Engine.
+
+The model is loaded by the first request. Safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from autoglm.engine.answer_cache import Answer, AnswerCache
+from autoglm.engine.long_text import stream_parts, text_parts
+from autoglm.errors import OutputFormatError, UsageError
+from autoglm.types import Chunk, ModelSize, Request, Result, Route, Timings, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from autoglm.config import Settings
+    from autoglm.engine.base import WindowedEngine
+
+    LoadEngine = Callable[[Settings], tuple[WindowedEngine, str, bytes]]
+
+MIB = 2**20
+
+
+def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
+    """The engine on this device, its model's name, and the fingerprint of the model."""
+    from autoglm.engine.model import load_model
+
+    model = load_model(
+        settings.model, threads=settings.threads, context_tokens=settings.context_tokens
+    )
+    name = model.bundle.path.resolve().name if settings.model else ModelSize.LITE.value
+    return model.engine(max_tokens=settings.max_tokens), name, model.fingerprint()
+
+
+class Runtime:
+    """One model, one answer cache, and the path of a request through them."""
+
+    def __init__(self, settings: Settings, *, load_engine: LoadEngine = load_local_engine) -> None:
+        """`load_engine` is called by the first request."""
+        if not settings.offline:
+            message = "offline is false, but this version has no cloud engine; leave it on"
+            raise UsageError(message)
+        self._settings = settings
+        self._load_engine = load_engine
+        self._loaded: tuple[WindowedEngine, str, bytes] | None = None
+        self._is_closed = False
+        self._loading = threading.Lock()
+        self._cache = AnswerCache(settings.cache_mib * MIB)
+
+    def load(self) -> float:
+        """Load the model unless it is loaded; returns the milliseconds this call spent on it."""
+        start = time.perf_counter()
+        with self._loading:
+            if self._is_closed:
+                message = "the client is closed; make another one"
+                raise UsageError(message)
+            if self._loaded is not None:
+                return 0.0
+            self._loaded = self._load_engine(self._settings)
+        return _ms_since(start)
+
+    def close(self) -> None:
+        """Give the model back once running requests have ended; later requests are errors."""
+        with self._loading:
+            self._is_closed = True
+            self._loaded = None
+
+    def stream(self, request: Request) -> Generator[Chunk, None, None]:
+        """Yield the answer; the last chunk carries the result.
+
+        Raises what loading raises, ContextOverflowError, ResourceError, and OutputFormatError
+        when a schema was asked for and the answer is not JSON.
+        """
+        return self._stream(request, time.perf_counter())
+
+    def _stream(self, request: Request, start: float) -> Generator[Chunk, None, None]:
+        load_ms = self.load()
+        loaded = self._loaded
+        if loaded is None:
+            message = "the client was closed while the request began"
+            raise UsageError(message)
+        engine, name, fingerprint = loaded
+        key = self._cache.key(
+            request,
+            model=fingerprint,
+            context_tokens=engine.context_tokens,
+            max_tokens=engine.answer_tokens(request),
+        )
+        if request.sampling.is_deterministic and (answer := self._cache.get(key)):
+            route = _route(name, answer.num_parts, is_cached=True)
+            timings = Timings(load_ms, _ms_since(start), _ms_since(start))
+            yield _last_chunk(request, answer, answer.text, route, timings)
+            return
+        parts = text_parts(engine, request)
+        chunks = (
+            stream_parts(engine, request, parts) if len(parts) > 1 else engine.stream(request)
+        )
+        text, first_token_ms = "", 0.0
+        for chunk in chunks:
+            first_token_ms = first_token_ms or _ms_since(start)
+            text += chunk.text
+            if chunk.finish_reason is None:
+                yield chunk
+                continue
+            answer = Answer(
+                text, chunk.finish_reason, chunk.usage or Usage(0, 0), max(1, len(parts))
+            )
+            if request.sampling.is_deterministic and answer.finish_reason != "cancelled":
+                self._cache.put(key, answer)
+            route = _route(name, answer.num_parts, is_cached=False)
+            timings = Timings(load_ms, first_token_ms, _ms_since(start))
+            yield _last_chunk(request, answer, chunk.text, route, timings)
+
+
+def _ms_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1e3
+
+
+def _route(model: str, num_parts: int, *, is_cached: bool) -> Route:
+    reason = "offline"
+    if num_parts > 1:
+        reason += f"; the text is longer than the context window and was read in {num_parts} parts"
+    if is_cached:
+        reason += "; answered before"
+    return Route("local", model, reason, cached=is_cached, num_parts=num_parts)
+
+
+def _last_chunk(
+    request: Request, answer: Answer, text: str, route: Route, timings: Timings
+) -> Chunk:
+    """The chunk with the result; `text` is what the stream has not given out yet."""
+    is_complete = answer.finish_reason != "cancelled"
+    data = _parse_json(answer.text) if request.schema is not None and is_complete else None
+    result = Result(answer.text, data, route, answer.usage, timings, answer.finish_reason)
+    return Chunk(text, finish_reason=answer.finish_reason, usage=answer.usage, result=result)
+
+
+def _parse_json(text: str) -> Any:
+    """The JSON value in an answer, which models like to wrap in a Markdown fence."""
+    body = text.strip()
+    if body.startswith("```") and body.endswith("```"):
+        body = body.removeprefix("```").removesuffix("```").removeprefix("json")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as err:
+        message = "the answer is not JSON; a larger model or a simpler schema may help"
+        raise OutputFormatError(message) from err
