@@ -7,8 +7,8 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from autoglm.cli.interrupt import exit_on_interrupt
@@ -21,11 +21,11 @@ from autoglm.cli.options import (
 from autoglm.cli.output import Progress, print_json, print_text
 from autoglm.config import load_settings
 from autoglm.engine.base import TokenModel
+from autoglm.engine.model import embedded_model
 from autoglm.engine.native import NativeModel
 from autoglm.errors import ContextOverflowError
 from autoglm.hardware.process import peak_rss_bytes, reset_peak_rss
 from autoglm.modelfile.bundle import open_bundle
-from autoglm.runtime import embedded_model
 from autoglm.types import SamplingParams
 
 MIB = 2**20

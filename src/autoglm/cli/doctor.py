@@ -52,14 +52,14 @@ def _engine() -> dict[str, Any]:
 
 
 def _model(settings: Settings) -> dict[str, Any]:
+    from autoglm.engine.model import embedded_model
     from autoglm.modelfile.bundle import open_bundle
-    from autoglm.runtime import embedded_model
 
-    path = Path(settings.model) if settings.model else embedded_model()
     try:
+        path = Path(settings.model) if settings.model else embedded_model()
         bundle = open_bundle(path)
     except AutoGLMError as err:
-        return {"is_ok": False, "path": str(path), "problem": str(err)}
+        return {"is_ok": False, "path": settings.model, "problem": str(err)}
     return {
         "is_ok": True,
         "path": str(path),
@@ -91,7 +91,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     if model["is_ok"]:
         size = _mib(model["weights_bytes"])
         lines.append(f"model       {model['architecture']}, {model['weights']}, {size}")
+        lines.append(f"            {model['path']}")
     else:
         lines.append(f"model       unusable: {model['problem']}")
-    lines.append(f"model path  {model['path']}")
     return lines
