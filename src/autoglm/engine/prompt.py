@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -42,9 +43,13 @@ def _strftime_now(pattern: str) -> str:
     return datetime.datetime.now(tz=datetime.UTC).strftime(pattern[:64])
 
 
-def user_content(prompt: str, text: str | None) -> str:
-    """The user's message when a document belongs to the prompt."""
-    return prompt if text is None else f"{prompt}\n\n{text}"
+def user_content(request: Request) -> str:
+    """The last user message with what belongs to it: the wanted form and the document."""
+    content = request.messages[-1].content
+    if request.schema is not None:
+        schema = json.dumps(request.schema, ensure_ascii=False)
+        content += f"\n\nAnswer only with JSON that fits this schema: {schema}"
+    return content if request.text is None else f"{content}\n\n{request.text}"
 
 
 class PromptBuilder:
@@ -71,8 +76,7 @@ class PromptBuilder:
 
         Raises InvalidRequestError when the template refuses the messages.
         """
-        *earlier, last = request.messages
-        messages = [*earlier, Message(last.role, user_content(last.content, request.text))]
+        messages = [*request.messages[:-1], Message("user", user_content(request))]
         if not any(self._tokenizer.is_control_in(message.content) for message in messages):
             return self._tokenizer.encode(self._render(messages))
         return self._encode_apart(messages)
