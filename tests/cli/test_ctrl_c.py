@@ -1,0 +1,78 @@
+"""Ctrl-C in every phase ends with 130 and one line, whatever the native core is doing."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TIMEOUT_S = 60
+POLL_S = 0.002
+INTERRUPTED = 130
+# The plain C++ path and a prompt near the context's end make each phase last for seconds.
+PROMPT = "long " * 1500
+
+
+@pytest.fixture
+def request_process(tiny_bundle):
+    """A request in progress."""
+    arguments = ["generate", PROMPT, "--model", tiny_bundle, "--max-tokens", "500", "--stream"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "autoglm", *map(str, arguments), "--threads", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "AUTOGLM_ISA": "scalar"},
+    ) as process:
+        yield process
+        process.kill()
+
+
+def wait_for_threads(process, count):
+    """Wait until the process has so many threads; it must not end before."""
+    for _ in range(int(TIMEOUT_S / POLL_S)):
+        if len(list(Path(f"/proc/{process.pid}/task").iterdir())) >= count:
+            return
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(POLL_S)
+    pytest.fail(f"fewer than {count} threads after {TIMEOUT_S} s")
+
+
+def interrupt(process):
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, stderr.decode()
+
+
+def test_while_loading(request_process):
+    wait_for_threads(request_process, 2)  # the watcher starts before the model is opened
+    assert interrupt(request_process) == (INTERRUPTED, "autoglm: interrupted\n")
+
+
+def test_while_reading_the_prompt(request_process):
+    wait_for_threads(request_process, 3)  # the core's worker starts once the model is mapped
+    assert interrupt(request_process) == (INTERRUPTED, "autoglm: interrupted\n")
+
+
+def test_while_writing_the_answer(request_process):
+    assert request_process.stdout.read(1)
+    assert interrupt(request_process) == (INTERRUPTED, "autoglm: interrupted\n")
+
+
+@pytest.mark.parametrize("command", ["bench", "score"])
+def test_while_measuring(tiny_bundle, tmp_path, command):
+    text = tmp_path / "text.txt"
+    text.write_text("word " * 5000, encoding="utf-8")
+    options = {
+        "bench": ["--prompt-tokens", "7000", "--repeat", "100"],
+        "score": ["--file", str(text)],
+    }[command]
+    with subprocess.Popen(
+        [sys.executable, "-m", "autoglm", command, "--model", str(tiny_bundle), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "AUTOGLM_ISA": "scalar"},
+    ) as process:
+        wait_for_threads(process, 3)
+        assert interrupt(process) == (INTERRUPTED, "autoglm: interrupted\n")
