@@ -52,5 +52,9 @@ class TokenModel(Protocol):
     def pool_tokens(self) -> int:
         """How many tokens' keys and values all sessions together may hold."""
 
+    @property
+    def page_tokens(self) -> int:
+        """A session holds whole pages of this many tokens."""
+
     def session(self, sampling: SamplingParams) -> TokenSession:
         """A new, empty sequence."""

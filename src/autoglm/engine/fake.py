@@ -16,6 +16,7 @@ class FakeModel:
 
     def __init__(self, continuation: Continuation, *, pool_tokens: int = 4096) -> None:
         self.pool_tokens = pool_tokens
+        self.page_tokens = 1
         self.prompts: list[list[int]] = []
         self._continuation = continuation
 

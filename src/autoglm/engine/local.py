@@ -6,6 +6,7 @@ requests take turns, one step each.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -79,7 +80,8 @@ class LocalEngine:
         num_answer = min(self.answer_tokens(request), self._context_tokens - len(ids))
         eos_ids = frozenset[int]() if request.sampling.ignore_eos else self._eos_ids
         answer = _Answer(self._tokenizer, request.stop, eos_ids)
-        num_reserved = len(ids) + num_answer
+        num_pages = math.ceil((len(ids) + num_answer) / self._model.page_tokens)
+        num_reserved = num_pages * self._model.page_tokens
         cached = 0
         finish: FinishReason = "length"
         with ExitStack() as stack:
@@ -108,6 +110,8 @@ class LocalEngine:
                 start = time.perf_counter()
                 batch = session.decode(min(size, num_tokens))
                 elapsed = time.perf_counter() - start
+            if not batch:
+                return
             yield batch
             num_tokens -= len(batch)
             rate = len(batch) / max(elapsed, 1e-6)

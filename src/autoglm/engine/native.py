@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from autoglm.errors import InvalidRequestError, translate_core_errors
 from autoglm.types import SamplingParams
@@ -19,15 +19,11 @@ if TYPE_CHECKING:
     from autoglm.modelfile.arch import ArchConfig
     from autoglm.modelfile.bundle import Bundle
 
-KvDtype = Literal["fp32", "bf16"]
-
 
 class NativeModel:
     """Mapped weights, worker threads and one KV cache, shared by its sessions."""
 
-    def __init__(
-        self, bundle: Bundle, *, pool_tokens: int, threads: int = 0, kv_dtype: KvDtype = "fp32"
-    ) -> None:
+    def __init__(self, bundle: Bundle, *, pool_tokens: int, threads: int = 0) -> None:
         """`threads` 0 is the number of physical cores.
 
         Raises ModelFileError and its kinds, ResourceError.
@@ -37,10 +33,8 @@ class NativeModel:
         self._core = _core
         self._bundle = bundle
         self._measured: list[_core.Session] = []
-        self.pool_tokens = pool_tokens
         plan = _core.Plan()
         plan.threads = threads
-        plan.kv_dtype = kv_dtype
         plan.max_context = pool_tokens
         with translate_core_errors():
             model = _core.Model(
@@ -49,6 +43,8 @@ class NativeModel:
                 [tuple(tensor) for tensor in bundle.tensors],
             )
             self._executor = _core.Executor(model, plan)
+        self.page_tokens: int = self._executor.page_tokens
+        self.pool_tokens = -(-pool_tokens // self.page_tokens) * self.page_tokens
 
     @property
     def isa(self) -> str:
