@@ -34,15 +34,18 @@ class FakeSession:
         self._model = model
         self._continuation = continuation
         self._sampling = sampling
+        self._prompt: list[int] = []
         self._answer: list[int] = []
         self._position = 0
         self._is_cancelled = threading.Event()
 
     def prefill(self, ids: list[int]) -> int:
-        """Remember the prompt; nothing comes from a cache."""
+        """Remember the prompt or its next piece; nothing comes from a cache."""
         self._raise_if_cancelled()
-        self._model.prompts.append(ids)
-        self._answer = list(self._continuation(ids, self._sampling))
+        if not self._prompt:
+            self._model.prompts.append(self._prompt)
+        self._prompt += ids
+        self._answer = list(self._continuation(self._prompt, self._sampling))
         return 0
 
     def decode(self, num_tokens: int) -> list[int]:

@@ -23,6 +23,8 @@ from autoglm.types import Chunk, FinishReason, Request, Usage
 # One native call should last about this long: short enough to stream and to cancel.
 STEP_S = 0.04
 MAX_STEP_TOKENS = 32
+# Between two such steps of a prompt other requests have their turn and Ctrl-C is seen.
+PREFILL_STEP_TOKENS = 512
 
 
 class LocalEngine:
@@ -89,8 +91,9 @@ class LocalEngine:
                 stack.enter_context(self._pool.reserved(num_reserved, request.cancellation))
                 session = self._model.session(request.sampling)
                 stack.enter_context(request.cancellation.attached(session.cancel))
-                with self._turn:
-                    cached = session.prefill(ids)
+                for start in range(0, len(ids), PREFILL_STEP_TOKENS):
+                    with self._turn:
+                        cached += session.prefill(ids[start : start + PREFILL_STEP_TOKENS])
                 for batch in self._batches(session, num_answer):
                     text, used = answer.push(batch)
                     yield Chunk(text, used)

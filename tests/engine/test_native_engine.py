@@ -1,0 +1,213 @@
+"""The engine over the native core with a tiny random model: what only real sessions can show."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from tests.fakes import ask, text_of
+
+import autoglm
+from autoglm.engine.local import LocalEngine
+from autoglm.engine.model import LoadedModel, load_model
+from autoglm.errors import (
+    CancelledError,
+    InvalidRequestError,
+    ModelConfigError,
+    ModelFileError,
+    ModelNotFoundError,
+    UsageError,
+)
+from autoglm.types import Cancellation, SamplingParams
+
+TEXT = "张敏：周五上线。Ann: Friday it is."
+
+
+@pytest.fixture
+def model(tiny_bundle) -> LoadedModel:
+    with load_model(tiny_bundle, threads=2) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def engine(model) -> LocalEngine:
+    return model.engine(max_tokens=24)
+
+
+def test_logits_have_a_float32_row_for_every_token(model) -> None:
+    ids = model.tokenizer.encode(TEXT)
+    logits = model.logits(ids)
+    assert (logits.shape, logits.dtype) == ((len(ids), model.config.vocab_size), np.float32)
+
+
+def test_score_is_the_negative_log_likelihood_of_the_logits(model) -> None:
+    ids = model.tokenizer.encode(TEXT)
+    rows = model.logits(ids)[:-1].astype(np.float64)
+    log_z = np.logaddexp.reduce(rows, axis=1)
+    expected = float(np.sum(log_z - rows[np.arange(len(rows)), ids[1:]]))
+    assert math.isclose(model.score(ids), expected, rel_tol=1e-5)
+
+
+def test_greedy_answer_follows_the_argmax_of_the_logits(model, engine) -> None:
+    chunks = list(engine.stream(ask(TEXT, max_tokens=4)))
+    answer = [token for chunk in chunks for token in chunk.token_ids]
+    ids = engine.prompt_ids(ask(TEXT))
+    for token in answer:
+        assert token == int(np.argmax(model.logits(ids)[-1]))
+        ids = [*ids, token]
+
+
+def test_second_request_finds_the_prompt_in_the_prefix_cache(engine) -> None:
+    first, second = (list(engine.stream(ask(TEXT * 8)))[-1] for _ in range(2))
+    assert first.usage.cached_tokens == 0
+    assert second.usage.cached_tokens >= 64
+    assert second.usage.prompt_tokens == first.usage.prompt_tokens
+
+
+def test_seed_repeats_an_answer_and_another_seed_gives_another(engine) -> None:
+    def answer(seed: int | None) -> str:
+        sampling = SamplingParams(temperature=1.5, seed=seed, ignore_eos=True)
+        return text_of(list(engine.stream(ask(TEXT, sampling=sampling))))
+
+    assert answer(1) == answer(1)
+    assert answer(1) != answer(2)
+    assert answer(None) != answer(None)
+
+
+def test_long_text_is_read_through_small_windows(tiny_bundle) -> None:
+    with autoglm.AutoGLMClient(tiny_bundle, context_tokens=256, max_tokens=24) as client:
+        result = client.generate("List", "".join(f"Ann: item {n}.\n" for n in range(40)))
+    assert result.route.num_parts > 1
+    assert result.usage.prompt_tokens > 600
+
+
+def test_threads_of_one_client_get_the_answers_of_one_thread(tiny_bundle) -> None:
+    prompts = [f"{number}: {TEXT}" for number in range(6)]
+    with autoglm.AutoGLMClient(tiny_bundle, max_tokens=16, cache_mib=0, threads=2) as client:
+        alone = [client.generate(prompt).text for prompt in prompts]
+        together: dict[str, str] = {}
+
+        def work(prompt: str) -> None:
+            together[prompt] = client.generate(prompt).text
+
+        threads = [threading.Thread(target=work, args=(prompt,)) for prompt in prompts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [together[prompt] for prompt in prompts] == alone
+
+
+def test_cancel_during_native_work_ends_the_request(engine) -> None:
+    cancellation = Cancellation()
+    sampling = SamplingParams(ignore_eos=True)
+    request = ask("x", max_tokens=1900, sampling=sampling, cancellation=cancellation)
+    threading.Timer(0.02, cancellation.cancel).start()
+    last = list(engine.stream(request))[-1]
+    assert last.finish_reason == "cancelled"
+    assert 0 < last.usage.completion_tokens < 1900
+
+
+def test_a_prompt_read_in_steps_gives_the_logits_of_the_whole(model, engine) -> None:
+    prompt = "".join(f"{n} " for n in range(400))
+    ids = engine.prompt_ids(ask(prompt))
+    assert len(ids) > 1024
+    first = next(engine.stream(ask(prompt, max_tokens=1))).token_ids
+    assert first == (int(np.argmax(model.logits(ids)[-1])),)
+
+
+def test_a_cancelled_score_is_a_cancelled_error(model) -> None:
+    stop = threading.Event()
+
+    def keep_cancelling() -> None:
+        while not stop.wait(0.001):
+            model.cancel()
+
+    thread = threading.Thread(target=keep_cancelling)
+    thread.start()
+    try:
+        with pytest.raises(CancelledError):
+            for _ in range(1000):
+                model.score(list(range(200)) * 5)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_closed_model_is_a_usage_error(tiny_bundle) -> None:
+    model = load_model(tiny_bundle)
+    model.close()
+    with pytest.raises(UsageError, match="closed"):
+        model.score([1, 2])
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [10**6]])
+def test_token_ids_outside_the_vocabulary_are_invalid(model, ids: list[int]) -> None:
+    with pytest.raises(InvalidRequestError, match="token id"):
+        model.logits(ids)
+
+
+def test_a_window_beyond_the_models_is_a_usage_error(tiny_bundle) -> None:
+    with pytest.raises(UsageError, match="context_tokens is 999999"):
+        load_model(tiny_bundle, context_tokens=999_999)
+
+
+def test_a_missing_directory_and_a_plain_file_are_not_models(tmp_path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        load_model(tmp_path / "absent")
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(ModelNotFoundError):
+        load_model(file)
+
+
+def copy_with(bundle, target, name: str, content: bytes | None):
+    """A copy of the bundle in which one file has other content, or is missing."""
+    target.mkdir()
+    for path in bundle.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    if content is None:
+        (target / name).unlink()
+    else:
+        (target / name).write_bytes(content)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", None),
+        ("tokenizer.json", b"{}"),
+        ("model.safetensors", b"\0" * 100),
+        ("model.safetensors", None),
+        ("config.json", b"[]"),
+        ("chat_template.jinja", b"{% for %}"),
+    ],
+)
+def test_a_broken_file_of_the_bundle_is_a_model_file_error(
+    tiny_bundle, tmp_path, name: str, content: bytes | None
+) -> None:
+    broken = copy_with(tiny_bundle, tmp_path / "broken", name, content)
+    with pytest.raises(ModelFileError), load_model(broken) as model:
+        model.engine(max_tokens=1)
+
+
+def test_a_tokenizer_of_another_model_is_a_config_error(tiny_bundle, tmp_path) -> None:
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_file(str(tiny_bundle / "tokenizer.json"))
+    backend.add_tokens([f"extra{n}" for n in range(5000)])
+    content = backend.to_str().encode()
+    broken = copy_with(tiny_bundle, tmp_path / "broken", "tokenizer.json", content)
+    with pytest.raises(ModelConfigError, match="token id"):
+        load_model(broken)
+
+
+def test_fingerprint_changes_with_template_and_tokenizer(tiny_bundle, tmp_path) -> None:
+    tokenizer = (tiny_bundle / "tokenizer.json").read_bytes() + b"\n"
+    other_tokenizer = copy_with(tiny_bundle, tmp_path / "a", "tokenizer.json", tokenizer)
+    other_template = copy_with(tiny_bundle, tmp_path / "b", "chat_template.jinja", b"x")
+    prints = {
+        load_model(path).fingerprint() for path in (tiny_bundle, other_tokenizer, other_template)
+    }
+    assert len(prints) == 3
