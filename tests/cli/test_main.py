@@ -105,3 +105,17 @@ def test_closed_pipe_ends_quietly():
     script = f"{sys.executable} -m autoglm --help | head -c 1"
     done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+
+
+def test_interrupt_inside_exec_ends_with_130_and_not_by_the_signal():
+    script = (
+        "import sys, types\n"
+        "from autoglm.cli import main as cli\n"
+        "def run(args): exec('raise KeyboardInterrupt')\n"
+        "stub = types.SimpleNamespace(add_arguments=lambda parser: None, run=run)\n"
+        "cli.load_command = lambda name: stub\n"
+        "sys.argv = ['autoglm', 'doctor']\n"
+        "sys.exit(cli.entry_point())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, b"autoglm: interrupted\n")

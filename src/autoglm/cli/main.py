@@ -100,6 +100,9 @@ def main(argv: Sequence[str]) -> int:
 def _report(err: BaseException) -> int:
     """Print an error as one line and return its exit code."""
     if isinstance(err, KeyboardInterrupt):
+        # CPython remembers an interrupt that passed through an exec() of text (dataclasses use it)
+        # and would end by the signal, not with our code, until the next exec() of text.
+        exec("")
         err = CancelledError("interrupted")
     elif isinstance(err, MemoryError):
         err = ResourceError("out of memory")
