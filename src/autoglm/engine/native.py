@@ -40,7 +40,7 @@ class NativeModel:
             model = _core.Model(
                 _native_config(bundle.config),
                 [str(path) for path in bundle.files],
-                [tuple(tensor) for tensor in bundle.tensors],
+                list(bundle.tensors),
             )
             self._executor = _core.Executor(model, plan)
         self.page_tokens: int = self._executor.page_tokens
