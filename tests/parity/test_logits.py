@@ -1,0 +1,52 @@
+"""Logits equal transformers' for every family and weight format, over a thousand positions each."""
+
+import numpy as np
+import pytest
+
+from autoglm import _core
+
+# Float32 sums in another order.
+FP32_TOLERANCE = 1e-4
+# Activations meet bf16 weights as two bf16 terms, integer weights as 16-bit integers.
+PACKED_TOLERANCE = 1e-3
+# Keys and values rounded to eight bits of mantissa.
+BF16_KV_TOLERANCE = 1e-2
+
+
+def relative_error(values: np.ndarray, reference: np.ndarray) -> float:
+    """The largest difference over the largest reference value."""
+    return float(np.abs(values - reference).max() / np.abs(reference).max())
+
+
+def test_float_bundle_gives_the_reference_logits(name, make_case, start):
+    case = make_case(name)
+    logits = start(case.bundle("fp32"))().logits(case.ids)
+    assert relative_error(logits, case.logits) <= FP32_TOLERANCE
+    assert np.array_equal(logits.argmax(1), case.logits.argmax(1))
+
+
+def test_packed_bundle_gives_the_logits_of_its_weights(name, weights, make_case, start):
+    case = make_case(name)
+    logits = start(case.bundle(weights), kv_dtype="fp32")().logits(case.ids)
+    assert relative_error(logits, case.dequantised_logits(weights)) <= PACKED_TOLERANCE
+
+
+# Not for mixtures of experts: rounding changes which experts some tokens take.
+def test_bf16_kv_cache_costs_little(dense_name, weights, make_case, start):
+    case = make_case(dense_name)
+    logits = start(case.bundle(weights), kv_dtype="bf16")().logits(case.ids)
+    assert relative_error(logits, case.dequantised_logits(weights)) <= BF16_KV_TOLERANCE
+
+
+@pytest.mark.parametrize("isa", _core.cpu_info()["supported"])
+def test_every_instruction_set_gives_the_reference_logits(isa, make_case, start):
+    case = make_case("glm")
+    logits = start(case.bundle("fp32"), isa=isa)().logits(case.ids)
+    assert relative_error(logits, case.logits) <= FP32_TOLERANCE
+
+
+@pytest.mark.parametrize("isa", _core.cpu_info()["supported"])
+def test_every_instruction_set_gives_the_logits_of_packed_weights(isa, weights, make_case, start):
+    case = make_case("glm")
+    logits = start(case.bundle(weights), isa=isa, kv_dtype="fp32")().logits(case.ids)
+    assert relative_error(logits, case.dequantised_logits(weights)) <= PACKED_TOLERANCE
