@@ -5,6 +5,7 @@ A hub cache keeps its snapshots as links into a sibling `blobs` folder; that one
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -48,9 +49,10 @@ def model_directory(path: Path) -> Path:
 def open_regular(path: Path) -> tuple[int, int]:
     """Open a regular file for reading: file descriptor and size in bytes.
 
-    Pipes and devices are refused without waiting for them.
+    Pipes and devices are refused without waiting for them; so are links, which `resolve_inside` has
+    followed already.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError as err:
@@ -58,7 +60,8 @@ def open_regular(path: Path) -> tuple[int, int]:
         raise ModelNotFoundError(message) from err
     except OSError as err:
         message = f"{path}: cannot be opened: {err.strerror}"
-        raise StorageError(message) from err
+        error = ModelFileError if err.errno in {errno.ELOOP, errno.ENOTDIR} else StorageError
+        raise error(message) from err
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode):
         return descriptor, status.st_size
