@@ -17,6 +17,7 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 MAX_STOP_STRINGS = 16
 MAX_SEED = 2**64 - 1
+MAX_TOKENS = 2**31 - 1
 
 
 class ModelSize(enum.Enum):
@@ -155,7 +156,8 @@ class Request:
             message = "the prompt is empty; say what to do"
             raise InvalidRequestError(message)
         if self.max_tokens is not None:
-            _check_int("max_tokens", self.max_tokens, 1, "a whole number, at least 1", 2**31 - 1)
+            expected = "a whole number from 1 to 2**31-1"
+            _check_int("max_tokens", self.max_tokens, 1, expected, MAX_TOKENS)
         if len(self.stop) > MAX_STOP_STRINGS or not all(self.stop):
             message = f"stop takes at most {MAX_STOP_STRINGS} strings, none of them empty"
             raise InvalidRequestError(message)
