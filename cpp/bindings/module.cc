@@ -62,7 +62,7 @@ NB_MODULE(_core, m) {
   m.doc() = "Native core of autoglm: models, sessions and kernels.";
   nb::set_leak_warnings(false);  // models may live until the interpreter is gone
   autoglm::bind_error(m);
-  m.def("cpu_info", autoglm::cpu_info, nb::sig("def cpu_info() -> dict[str, typing.Any]"),
+  m.def("cpu_info", autoglm::cpu_info, nb::sig("def cpu_info() -> dict[str, object]"),
         "The kernel path in use (isa), those supported, physical_cores, vendor and features.");
   autoglm::bind_engine(m);
   autoglm::bind_quant(m);

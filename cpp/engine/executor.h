@@ -17,11 +17,11 @@
 namespace autoglm {
 
 struct Plan {
-  int threads = 0;                 // 0: physical cores
-  std::string isa;                 // "": $AUTOGLM_ISA, else the best
-  std::optional<KvType> kv_dtype;  // unset: fp32 for fp32 weights, else bf16
-  int prefill_chunk = 256;         // tokens of a forward pass
-  int max_context = 0;             // tokens in the KV cache; 0: the model's longest sequence
+  int threads = 0;                      // 0: physical cores
+  std::string isa = {};                 // "": $AUTOGLM_ISA, else the best
+  std::optional<KvType> kv_dtype = {};  // unset: fp32 for fp32 weights, else bf16
+  int prefill_chunk = 256;              // tokens of a forward pass
+  int max_context = 0;                  // tokens in the KV cache; 0: the model's longest sequence
 };
 
 class Executor {

@@ -21,8 +21,8 @@ struct Sampling {
   float presence_penalty = 0.0f;    // once for a token generated before
   float frequency_penalty = 0.0f;   // for each time it was generated
   uint64_t seed = 0;
-  std::vector<std::pair<int32_t, float>> logit_bias;
-  std::vector<int32_t> eos_ids;
+  std::vector<std::pair<int32_t, float>> logit_bias = {};
+  std::vector<int32_t> eos_ids = {};
   bool ignore_eos = false;
 };
 

@@ -1,0 +1,383 @@
+"""Native core of autoglm: models, sessions and kernels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy
+import numpy.typing
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+
+class CoreError(Exception):
+    """An error of the native core; args are (code, message)."""
+
+def cpu_info() -> dict[str, object]:
+    """
+    The kernel path in use (isa), those supported, physical_cores, vendor and features.
+    """
+
+class ModelConfig:
+    """Shape and flags of a model; fields are documented in model/config.h."""
+
+    def __init__(self) -> None: ...
+
+    @property
+    def weights(self) -> str:
+        """fp32, bf16, int8 or int4"""
+
+    @weights.setter
+    def weights(self, arg: str, /) -> None: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @vocab_size.setter
+    def vocab_size(self, arg: int, /) -> None: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @hidden_size.setter
+    def hidden_size(self, arg: int, /) -> None: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @num_layers.setter
+    def num_layers(self, arg: int, /) -> None: ...
+
+    @property
+    def num_heads(self) -> int: ...
+
+    @num_heads.setter
+    def num_heads(self, arg: int, /) -> None: ...
+
+    @property
+    def num_kv_heads(self) -> int: ...
+
+    @num_kv_heads.setter
+    def num_kv_heads(self, arg: int, /) -> None: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @head_dim.setter
+    def head_dim(self, arg: int, /) -> None: ...
+
+    @property
+    def intermediate_size(self) -> int: ...
+
+    @intermediate_size.setter
+    def intermediate_size(self, arg: int, /) -> None: ...
+
+    @property
+    def rms_norm_eps(self) -> float: ...
+
+    @rms_norm_eps.setter
+    def rms_norm_eps(self, arg: float, /) -> None: ...
+
+    @property
+    def rotary_dim(self) -> int: ...
+
+    @rotary_dim.setter
+    def rotary_dim(self, arg: int, /) -> None: ...
+
+    @property
+    def rope_interleaved(self) -> bool: ...
+
+    @rope_interleaved.setter
+    def rope_interleaved(self, arg: bool, /) -> None: ...
+
+    @property
+    def inv_freq(self) -> list[float]: ...
+
+    @inv_freq.setter
+    def inv_freq(self, arg: Sequence[float], /) -> None: ...
+
+    @property
+    def rope_scale(self) -> float: ...
+
+    @rope_scale.setter
+    def rope_scale(self, arg: float, /) -> None: ...
+
+    @property
+    def sandwich_norms(self) -> bool: ...
+
+    @sandwich_norms.setter
+    def sandwich_norms(self, arg: bool, /) -> None: ...
+
+    @property
+    def qk_norm(self) -> bool: ...
+
+    @qk_norm.setter
+    def qk_norm(self, arg: bool, /) -> None: ...
+
+    @property
+    def tie_word_embeddings(self) -> bool: ...
+
+    @tie_word_embeddings.setter
+    def tie_word_embeddings(self, arg: bool, /) -> None: ...
+
+    @property
+    def max_position(self) -> int: ...
+
+    @max_position.setter
+    def max_position(self, arg: int, /) -> None: ...
+
+    @property
+    def num_experts(self) -> int: ...
+
+    @num_experts.setter
+    def num_experts(self, arg: int, /) -> None: ...
+
+    @property
+    def num_experts_per_tok(self) -> int: ...
+
+    @num_experts_per_tok.setter
+    def num_experts_per_tok(self, arg: int, /) -> None: ...
+
+    @property
+    def num_shared_experts(self) -> int: ...
+
+    @num_shared_experts.setter
+    def num_shared_experts(self, arg: int, /) -> None: ...
+
+    @property
+    def moe_intermediate_size(self) -> int: ...
+
+    @moe_intermediate_size.setter
+    def moe_intermediate_size(self, arg: int, /) -> None: ...
+
+    @property
+    def first_k_dense(self) -> int: ...
+
+    @first_k_dense.setter
+    def first_k_dense(self, arg: int, /) -> None: ...
+
+    @property
+    def n_group(self) -> int: ...
+
+    @n_group.setter
+    def n_group(self, arg: int, /) -> None: ...
+
+    @property
+    def topk_group(self) -> int: ...
+
+    @topk_group.setter
+    def topk_group(self, arg: int, /) -> None: ...
+
+    @property
+    def routed_scaling_factor(self) -> float: ...
+
+    @routed_scaling_factor.setter
+    def routed_scaling_factor(self, arg: float, /) -> None: ...
+
+    @property
+    def norm_topk_prob(self) -> bool: ...
+
+    @norm_topk_prob.setter
+    def norm_topk_prob(self, arg: bool, /) -> None: ...
+
+class Plan:
+    """How an Executor uses the machine."""
+
+    def __init__(self) -> None: ...
+
+    @property
+    def threads(self) -> int:
+        """0: physical cores"""
+
+    @threads.setter
+    def threads(self, arg: int, /) -> None: ...
+
+    @property
+    def isa(self) -> str:
+        """'': $AUTOGLM_ISA, else the best path"""
+
+    @isa.setter
+    def isa(self, arg: str, /) -> None: ...
+
+    @property
+    def kv_dtype(self) -> str:
+        """fp32, bf16 or '': fp32 for fp32 weights, else bf16"""
+
+    @kv_dtype.setter
+    def kv_dtype(self, arg: str, /) -> None: ...
+
+    @property
+    def prefill_chunk(self) -> int:
+        """tokens of a forward pass"""
+
+    @prefill_chunk.setter
+    def prefill_chunk(self, arg: int, /) -> None: ...
+
+    @property
+    def max_context(self) -> int:
+        """tokens in the KV cache; 0: the model's longest sequence"""
+
+    @max_context.setter
+    def max_context(self, arg: int, /) -> None: ...
+
+class Sampling:
+    """How the next token is chosen; the default is greedy."""
+
+    def __init__(self) -> None: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @temperature.setter
+    def temperature(self, arg: float, /) -> None: ...
+
+    @property
+    def top_k(self) -> int: ...
+
+    @top_k.setter
+    def top_k(self, arg: int, /) -> None: ...
+
+    @property
+    def top_p(self) -> float: ...
+
+    @top_p.setter
+    def top_p(self, arg: float, /) -> None: ...
+
+    @property
+    def min_p(self) -> float: ...
+
+    @min_p.setter
+    def min_p(self, arg: float, /) -> None: ...
+
+    @property
+    def repetition_penalty(self) -> float: ...
+
+    @repetition_penalty.setter
+    def repetition_penalty(self, arg: float, /) -> None: ...
+
+    @property
+    def presence_penalty(self) -> float: ...
+
+    @presence_penalty.setter
+    def presence_penalty(self, arg: float, /) -> None: ...
+
+    @property
+    def frequency_penalty(self) -> float: ...
+
+    @frequency_penalty.setter
+    def frequency_penalty(self, arg: float, /) -> None: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @seed.setter
+    def seed(self, arg: int, /) -> None: ...
+
+    @property
+    def logit_bias(self) -> dict[int, float]:
+        """added to logits, by token id"""
+
+    @logit_bias.setter
+    def logit_bias(self, arg: Mapping[int, float], /) -> None: ...
+
+    @property
+    def eos_ids(self) -> list[int]: ...
+
+    @eos_ids.setter
+    def eos_ids(self, arg: Sequence[int], /) -> None: ...
+
+    @property
+    def ignore_eos(self) -> bool: ...
+
+    @ignore_eos.setter
+    def ignore_eos(self, arg: bool, /) -> None: ...
+
+class Model:
+    """A model's mapped, validated weights."""
+
+    def __init__(self, config: ModelConfig, files: Sequence[str], tensors: Sequence[tuple[str, str, Sequence[int], int, int, int]]) -> None:
+        """
+        tensors: (name, dtype, shape, index into files, offset in the file, size in bytes)
+        """
+
+    @property
+    def weights_bytes(self) -> int: ...
+
+class Executor:
+    """Threads, scratch and KV cache that run one model."""
+
+    def __init__(self, model: Model, plan: Plan) -> None: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int:
+        """of the longest sequence"""
+
+    @property
+    def num_free_pages(self) -> int:
+        """KV cache pages that no session holds"""
+
+    @property
+    def page_tokens(self) -> int: ...
+
+class Session:
+    """One token sequence: prefill, then decode."""
+
+    def __init__(self, executor: Executor) -> None: ...
+
+    def prefill(self, ids: Sequence[int]) -> int:
+        """Appends ids; returns how many tokens were found in the prefix cache."""
+
+    def decode(self, n: int, sampling: Sampling) -> list[int]:
+        """
+        Up to n sampled tokens, ending early with an EOS id or when the context is full.
+        """
+
+    def logits(self, ids: Sequence[int]) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]:
+        """
+        Logits [len(ids), vocab_size] of a sequence of its own, apart from the session's.
+        """
+
+    def score(self, ids: Sequence[int]) -> float:
+        """Sum over t >= 1 of -log p(ids[t] | ids[:t])."""
+
+    def cancel(self) -> None:
+        """
+        Makes the running call, or else the next, raise code 501; from any thread.
+        """
+
+    @property
+    def num_tokens(self) -> int: ...
+
+def packed_shapes(weights: str, rows: int, cols: int) -> list[tuple[str, str, list[int]]]:
+    """
+    Name suffix, safetensors dtype and shape of the parts of a packed matrix.
+    """
+
+def pack_rows(weights: str, dtype: str, data: Buffer, rows: int, cols: int, threads: int = 0) -> list[bytes]:
+    """
+    Packs a row-major matrix of dtype F32, F16 or BF16; parts in the order of packed_shapes.
+    """
+
+def dequantize(weights: str, parts: Sequence[Buffer], rows: int, cols: int) -> bytes:
+    """The float32 matrix that packed parts stand for, row-major."""
+
+def gemm(weights: str, parts: Sequence[Buffer], rows: int, x: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None = None, swiglu: bool = False, isa: str = '') -> numpy.typing.NDArray[numpy.float32]:
+    """
+    x [m, cols] times a packed [rows, cols] matrix transposed; swiglu halves the columns.
+    """
+
+def attention(q: numpy.typing.NDArray[numpy.float32], k: numpy.typing.NDArray[numpy.float32], v: numpy.typing.NDArray[numpy.float32], kv_dtype: str, isa: str = '') -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Causal attention of the last tokens, q [t, heads, dim] over k, v [s, kv_heads, dim].
+    """
+
+def rms_norm(x: numpy.typing.NDArray[numpy.float32], gain: numpy.typing.NDArray[numpy.float32], eps: float, isa: str = '') -> numpy.typing.NDArray[numpy.float32]:
+    """RMSNorm of each row."""
+
+def rope(heads: numpy.typing.NDArray[numpy.float32], cos: numpy.typing.NDArray[numpy.float32], sin: numpy.typing.NDArray[numpy.float32], interleaved: bool, isa: str = '') -> numpy.typing.NDArray[numpy.float32]:
+    """Rotates the leading 2 * len(cos) values of each row."""
