@@ -8,6 +8,7 @@ from tokenizers import Tokenizer as Backend
 from autoglm.engine.fake import FakeModel
 from autoglm.engine.local import LocalEngine
 from autoglm.engine.prompt import PromptBuilder
+from autoglm.engine.template import render
 from autoglm.engine.tokenizer import Tokenizer
 from autoglm.types import Chunk, Message, Request, SamplingParams
 
@@ -44,7 +45,7 @@ def fake_engine(
     model: FakeModel, *, context_tokens: int = 1024, max_tokens: int = 64
 ) -> LocalEngine:
     """A local engine over a fake model; prompts are the plain texts."""
-    prompts = PromptBuilder(BYTES, None)
+    prompts = PromptBuilder(BYTES, None, render=render)
     return LocalEngine(
         model,
         BYTES,

@@ -96,7 +96,7 @@ def test_cancelling_ends_the_parts_too() -> None:
 
 def test_an_instruction_that_leaves_no_room_is_refused() -> None:
     engine = fake_engine(fake_model(lambda *_: "ok"), context_tokens=200)
-    with pytest.raises(ContextOverflowError, match="instruction has 164 tokens"):
+    with pytest.raises(ContextOverflowError, match="instruction has 162 tokens"):
         text_parts(engine, ask("x" * 160, MEETING))
 
 

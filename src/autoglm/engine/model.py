@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from autoglm.engine.local import LocalEngine
 from autoglm.engine.native import NativeModel
 from autoglm.engine.prompt import PromptBuilder
+from autoglm.engine.template import render, render_apart
 from autoglm.engine.tokenizer import Tokenizer
 from autoglm.errors import ModelNotFoundError, UsageError
 from autoglm.modelfile.bundle import Bundle, open_bundle
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Models announce windows of 128k tokens and more, whose KV cache few devices can hold.
 DEFAULT_MAX_CONTEXT = 8192
+EMBEDDED_MODEL = Path(__file__).parents[1] / "lite" / "bundle"
 
 
 class LoadedModel:
@@ -77,11 +79,15 @@ class LoadedModel:
     def engine(self, *, max_tokens: int) -> LocalEngine:
         """An engine that answers with this model; `max_tokens` is its usual answer length."""
         special_tokens = {"bos_token": self.bundle.bos_token, "eos_token": self.bundle.eos_token}
+        is_ours = self.bundle.chat_template is None or self.bundle.path == EMBEDDED_MODEL
         return LocalEngine(
             self.native,
             self.tokenizer,
             PromptBuilder(
-                self.tokenizer, self.bundle.chat_template, special_tokens=special_tokens
+                self.tokenizer,
+                self.bundle.chat_template,
+                render=render if is_ours else render_apart,
+                special_tokens=special_tokens,
             ),
             eos_ids=self.bundle.eos_ids,
             context_tokens=self.context_tokens,
@@ -121,11 +127,10 @@ class LoadedModel:
 
 def embedded_model() -> Path:
     """The model that comes with the package. Raises ModelNotFoundError."""
-    path = Path(__file__).parents[1] / "lite" / "bundle"
-    if not path.is_dir():
+    if not EMBEDDED_MODEL.is_dir():
         message = "this installation has no embedded model; name one, for example with --model DIR"
         raise ModelNotFoundError(message)
-    return path
+    return EMBEDDED_MODEL
 
 
 def load_model(

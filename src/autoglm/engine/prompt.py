@@ -1,55 +1,38 @@
 """Messages to prompt ids, with the bundle's own chat template.
 
-Templates come with model files, so they run in minijinja (no Python objects, no file access)
-with a bound on steps and size. Text from users never turns into control tokens.
+The template sees stand-ins for the messages' contents, so what it does depends on the roles alone
+and is remembered. Text from users never turns into control tokens.
 """
 
 from __future__ import annotations
 
-import datetime
-import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
+from autoglm.engine.template import TemplateError, TemplateRefusalError
 from autoglm.errors import InvalidRequestError, ModelFileError
 from autoglm.types import Message, Request
 
 if TYPE_CHECKING:
-    import minijinja
-
     from autoglm.engine.tokenizer import Tokenizer
 
-MAX_TEMPLATE_CHARS = 2**18
-MAX_STEPS = 200_000
-MAX_OVERHEAD_CHARS = 2**20
-# Filters whose output can be far larger than their input.
-_UNBOUNDED_FILTERS = ("format", "indent")
-_TRAINING_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+RenderTemplate = Callable[[str, dict[str, Any]], str]
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message.content }}\n\n{% endfor %}"
-
-
-class _TemplateRefusalError(Exception):
-    """What `raise_exception` in a template raises."""
-
-
-def _raise_exception(reason: str = "") -> None:
-    raise _TemplateRefusalError(str(reason)[:200])
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.datetime.now(tz=datetime.UTC).strftime(pattern[:64])
+MAX_REMEMBERED = 64
+_STAND_IN = re.compile("\ue000([0-9]{1,6})\ue001")
 
 
 def user_content(request: Request) -> str:
     """The last user message with what belongs to it: the wanted form and the document."""
-    content = request.messages[-1].content
+    content = request.messages[-1].content.strip()
     if request.schema is not None:
         schema = json.dumps(request.schema, ensure_ascii=False)
         content += f"\n\nAnswer only with JSON that fits this schema: {schema}"
-    return content if request.text is None else f"{content}\n\n{request.text}"
+    return content if request.text is None else f"{content}\n\n{request.text.strip()}"
 
 
 class PromptBuilder:
@@ -60,86 +43,63 @@ class PromptBuilder:
         tokenizer: Tokenizer,
         template: str | None,
         *,
+        render: RenderTemplate,
         special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         """`special_tokens` are the template's variables such as `bos_token`.
 
         Without a template the messages stand one after the other. Raises ModelFileError for a
-        template that is too long or not one.
+        template that cannot be used.
         """
         self._tokenizer = tokenizer
+        self._source = PLAIN_TEMPLATE if template is None else template
+        self._render = render
         self._variables = dict(special_tokens or {})
-        self._environment = _environment(PLAIN_TEMPLATE if template is None else template)
+        self._pieces = lru_cache(MAX_REMEMBERED)(self._render_roles)
+        self._pieces(("user",))
 
     def encode(self, request: Request) -> list[int]:
         """Prompt ids of the request, ending where the answer starts.
 
-        Raises InvalidRequestError when the template refuses the messages.
+        White space around contents is left out. Raises InvalidRequestError when the template
+        refuses the messages.
         """
         messages = [*request.messages[:-1], Message("user", user_content(request))]
-        if not any(self._tokenizer.is_control_in(message.content) for message in messages):
-            return self._tokenizer.encode(self._render(messages))
-        return self._encode_apart(messages)
-
-    def _encode_apart(self, messages: Sequence[Message]) -> list[int]:
-        """Encode contents apart from the template, so that control tokens in them are text."""
-        everything = "".join(message.content for message in messages)
-        nonce = next(n for n in itertools.count() if f"\ue000{n}." not in everything)
-        contents = {f"\ue000{nonce}.{i}\ue001": m.content for i, m in enumerate(messages)}
-        stand_ins = [Message(m.role, mark) for m, mark in zip(messages, contents, strict=True)]
-        pieces = re.split(f"(\ue000{nonce}\\.\\d+\ue001)", self._render(stand_ins))
+        contents = [message.content.strip() for message in messages]
+        pieces = self._pieces(tuple(message.role for message in messages))
+        if not any(self._tokenizer.is_control_in(content) for content in contents):
+            return self._tokenizer.encode("".join(_fill(pieces, contents)))
         ids: list[int] = []
-        for piece in pieces:
-            is_template = piece not in contents
-            ids += self._tokenizer.encode(contents.get(piece, piece), has_controls=is_template)
+        for piece, text in zip(pieces, _fill(pieces, contents), strict=True):
+            ids += self._tokenizer.encode(text, has_controls=isinstance(piece, str))
         return ids
 
-    def _render(self, messages: Sequence[Message]) -> str:
-        import minijinja
-
-        values = [{"role": message.role, "content": message.content} for message in messages]
+    def _render_roles(self, roles: tuple[str, ...]) -> list[str | int]:
+        """The template's output for these roles: its own texts and the numbers of contents."""
+        messages = [
+            {"role": role, "content": f"\ue000{number}\ue001"} for number, role in enumerate(roles)
+        ]
+        context = {
+            **self._variables,
+            "messages": messages,
+            "add_generation_prompt": True,
+            "enable_thinking": False,  # answers, not reasoning, where the model offers both
+        }
         try:
-            rendered = self._environment.render_template(
-                "chat",
-                messages=values,
-                add_generation_prompt=True,
-                enable_thinking=False,  # answers, not reasoning, where the model offers both
-                **self._variables,
-            )
-        except _TemplateRefusalError as err:
+            rendered = self._render(self._source, context)
+        except TemplateRefusalError as err:
             message = f"the model's chat template refuses these messages: {err}"
             raise InvalidRequestError(message) from err
-        except minijinja.TemplateError as err:
-            message = f"the model's chat template fails: {_first_line(err)}"
+        except TemplateError as err:
+            message = f"the model's chat template cannot be used: {err}"
             raise ModelFileError(message) from err
-        allowed = MAX_OVERHEAD_CHARS + 2 * sum(len(message.content) for message in messages)
-        if len(rendered) > allowed:
-            message = f"the model's chat template writes {len(rendered)} characters around a prompt"
-            raise ModelFileError(message)
-        return rendered
+        # Texts and numbers take turns; a number that no message has is text.
+        split = _STAND_IN.split(rendered)
+        return [
+            int(piece) if index % 2 and int(piece) < len(roles) else piece
+            for index, piece in enumerate(split)
+        ]
 
 
-def _environment(template: str) -> minijinja.Environment:
-    import minijinja
-
-    if len(template) > MAX_TEMPLATE_CHARS:
-        message = f"the chat template has {len(template)} characters, at most {MAX_TEMPLATE_CHARS}"
-        raise ModelFileError(message)
-    # With debug on, an error message would quote the user's text.
-    environment = minijinja.Environment(
-        trim_blocks=True, lstrip_blocks=True, fuel=MAX_STEPS, debug=False
-    )
-    for name in _UNBOUNDED_FILTERS:
-        environment.remove_filter(name)
-    environment.add_global("raise_exception", _raise_exception)
-    environment.add_global("strftime_now", _strftime_now)
-    try:
-        environment.add_template("chat", _TRAINING_TAGS.sub("", template))
-    except minijinja.TemplateError as err:
-        message = f"the chat template is not one: {_first_line(err)}"
-        raise ModelFileError(message) from err
-    return environment
-
-
-def _first_line(err: Exception) -> str:
-    return str(err).partition("\n")[0][:200]
+def _fill(pieces: Sequence[str | int], contents: Sequence[str]) -> list[str]:
+    return [contents[piece] if isinstance(piece, int) else piece for piece in pieces]
