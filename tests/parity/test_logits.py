@@ -1,9 +1,14 @@
 """Logits equal transformers' for every family and weight format, over a thousand positions each."""
 
+import shutil
+
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from autoglm import _core
+from autoglm.modelfile.bundle import open_bundle
+from autoglm.modelfile.convert import convert
 
 # Float32 sums in another order.
 FP32_TOLERANCE = 1e-4
@@ -50,3 +55,14 @@ def test_every_instruction_set_gives_the_logits_of_packed_weights(isa, weights, 
     case = make_case("glm")
     logits = start(case.bundle(weights), isa=isa, kv_dtype="fp32")().logits(case.ids)
     assert relative_error(logits, case.dequantised_logits(weights)) <= PACKED_TOLERANCE
+
+
+def test_draft_layers_after_the_last_one_are_left_out(make_case, tmp_path):
+    case = make_case("glm4-moe")
+    source = tmp_path / "source"
+    shutil.copytree(case.checkpoint, source)
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.3.eh_proj.weight"] = np.ones((4, 4), np.float32)
+    save_file(tensors, source / "model.safetensors")
+    convert(source, tmp_path / "out", "int8")
+    assert open_bundle(tmp_path / "out").tensors == case.bundle("int8").tensors
