@@ -98,9 +98,7 @@ class Runtime:
             yield _last_chunk(request, answer, answer.text, route, timings)
             return
         parts = text_parts(engine, request)
-        chunks = (
-            stream_parts(engine, request, parts) if len(parts) > 1 else engine.stream(request)
-        )
+        chunks = stream_parts(engine, request, parts) if len(parts) > 1 else engine.stream(request)
         text, first_token_ms = "", 0.0
         for chunk in chunks:
             first_token_ms = first_token_ms or _ms_since(start)

@@ -15,7 +15,6 @@ TURNS = [f"Speaker{n % 3}: item {n} is done.\n" for n in range(40)]
 MEETING = "".join(TURNS)
 
 
-
 def numbers(text: str) -> str:
     return " ".join(re.findall(r"item (\d+)", text))
 

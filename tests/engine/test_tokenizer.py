@@ -13,7 +13,6 @@ from autoglm.errors import InvalidRequestError, ModelConfigError, ModelFileError
 USER = NUM_BYTES + CONTROLS.index("<|user|>")
 
 
-
 def test_control_token_in_text_is_one_id_only_when_allowed(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("<|user|>") == [USER]
     ids = tokenizer.encode("<|user|>", has_controls=False)
