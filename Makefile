@@ -100,6 +100,7 @@ fix: build $(VENV)/.requirements-lint ## format, and regenerate what is generate
 	$(BIN)/ruff check --fix $(PYTHON_FILES)
 	$(BIN)/ruff format $(PYTHON_FILES)
 	$(BIN)/clang-format -i $(CXX_FILES)
+	$(BIN)/python -m nanobind.stubgen -q -m autoglm._core -o src/autoglm/_core.pyi
 	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
 
 bench: build ## measure what README.md states; BENCH_MODEL=DIR adds a larger bundle

@@ -1,4 +1,4 @@
-"""What the documentation shows works: examples run, links lead somewhere, every setting is named."""
+"""What the documentation shows works: examples run, links lead to files, settings are named."""
 
 import os
 import re
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from autoglm.config import Settings
-from autoglm.engine.model import embedded_model
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -45,7 +44,6 @@ def run(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_shell_example_runs(command):
-    assert embedded_model()
     program, *arguments = shlex.split(command)
     assert program == "autoglm"
     run([sys.executable, "-m", "autoglm", *arguments])

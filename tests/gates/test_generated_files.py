@@ -17,3 +17,10 @@ def output(*command: str) -> str:
 def test_cli_reference_is_current():
     checked_in = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
     assert output(str(ROOT / "tools/cli_reference.py")) == checked_in, "run `make docs`"
+
+
+def test_native_stub_is_current(tmp_path):
+    stub = tmp_path / "_core.pyi"
+    output("-m", "nanobind.stubgen", "-q", "-m", "autoglm._core", "-o", str(stub))
+    checked_in = (ROOT / "src/autoglm/_core.pyi").read_text(encoding="utf-8")
+    assert stub.read_text(encoding="utf-8") == checked_in, "run `make fix`"
