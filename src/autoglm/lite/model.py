@@ -169,24 +169,32 @@ class LiteModel(nn.Module):
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Sum of token losses and its gradients, a chunk of rows at a time, in one pass.
 
-    The logits of a chunk turn into their own gradient before the next chunk is computed, so
-    neither the logits nor the probabilities of the batch are ever stored.
+    Rows whose target is -1 cost nothing. The logits of a chunk turn into their own gradient
+    before the next chunk is computed, so neither the logits nor the probabilities of the batch
+    are ever stored.
     """
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, z_coefficient: float
     ) -> Tensor:
-        grad_states = torch.empty_like(states)
+        counted = (targets >= 0).nonzero().squeeze(1)
+        # Whole chunks only: a compiled `chunk_loss` then sees one shape.
+        padding = -counted.numel() % _LOSS_CHUNK_TOKENS
+        picked = F.pad(states[counted], (0, 0, 0, padding))
+        wanted = F.pad(targets[counted], (0, padding), value=-1)
+        grad_picked = torch.empty_like(picked)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         low = weight.to(states.dtype)
         total = torch.zeros((), dtype=torch.float32, device=states.device)
-        for start in range(0, states.shape[0], _LOSS_CHUNK_TOKENS):
+        for start in range(0, wanted.numel(), _LOSS_CHUNK_TOKENS):
             rows = slice(start, start + _LOSS_CHUNK_TOKENS)
-            loss, grad = chunk_loss(states[rows] @ low.t(), targets[rows], z_coefficient)
+            loss, grad = chunk_loss(picked[rows] @ low.t(), wanted[rows], z_coefficient)
             total += loss
-            torch.mm(grad, low, out=grad_states[rows])
-            grad_weight += grad.t() @ states[rows]
+            torch.mm(grad, low, out=grad_picked[rows])
+            grad_weight += grad.t() @ picked[rows]
+        grad_states = torch.zeros_like(states)
+        grad_states[counted] = grad_picked[: counted.numel()]
         ctx.save_for_backward(grad_states, grad_weight)
         return total
 

@@ -23,7 +23,7 @@ from autoglm.lite.datasets import READERS
 from autoglm.lite.salience import Salience
 from autoglm.lite.sources import RECORD_FILES, TEXT_SOURCES, TextSource, sample_pieces
 from autoglm.lite.tasks import Example
-from autoglm.lite.tokenizer import ASSISTANT, END, MASK, SOP, USER, token_id
+from autoglm.lite.tokenizer import ASSISTANT, END, MASK, SOP, SPECIALS, USER, token_id
 from autoglm.lite.transcripts import Turn, chunks, parse_turns, rename
 
 _MAX_FILE_BYTES = 60 * 2**20
@@ -40,6 +40,7 @@ class Mix:
     rows: int
     row_tokens: int
     text_rows: float
+    repeat_rows: float
     record_share: float
     synthetic_share: float
     zh_share: float
@@ -62,6 +63,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self.vocab_size = tokenizer.get_vocab_size()
         self.end = token_id(tokenizer, END)
         self._open = [token_id(tokenizer, token) for token in (MASK, SOP, USER)]
         self._answer = [token_id(tokenizer, ASSISTANT)]
@@ -134,17 +136,18 @@ def _take(
             break
         # A quarter with a single line feed, so that either form of the request works.
         batch[::4] = [replace(example, separator="\n") for example in batch[::4]]
-        for item in encoder.examples(batch):
-            if len(item.ids) <= max_ids:
-                taken.append(item)
-                total += len(item.ids)
+        fitting = [item for item in encoder.examples(batch) if len(item.ids) <= max_ids]
+        if not fitting:  # rows too short for this source, which may be endless
+            break
+        taken += fitting
+        total += sum(len(item.ids) for item in fitting)
     return taken
 
 
 def collect_examples(data_dir: Path, mix: Mix, encoder: Encoder) -> list[Encoded]:
     """All instruction examples of the mix, shuffled."""
     rng = random.Random(mix.seed)
-    budget = int(mix.rows * (1 - mix.text_rows) * mix.row_tokens)
+    budget = int(mix.rows * (1 - mix.text_rows - mix.repeat_rows) * mix.row_tokens)
     records = int(budget * mix.record_share)
     found = _take(_record_examples(data_dir, mix, rng), encoder, records, mix.row_tokens)
     for source in TEXT_SOURCES:
@@ -215,6 +218,18 @@ class RowWriter:
             column = stop
         return column
 
+    def add_repeats(self, row: int, vocab_size: int, rng: random.Random) -> None:
+        """A row of random ids repeated over and over: only copying predicts it.
+
+        Copying from the context is what every task here rests on, and such rows teach it sooner.
+        """
+        period = rng.randint(8, self._mix.row_tokens // 3)
+        segment = [rng.randrange(len(SPECIALS), vocab_size) for _ in range(period)]
+        repeated = segment * (self._mix.row_tokens // period + 1)
+        self.tokens[row] = repeated[: self._mix.row_tokens]
+        self.mask[row, period:] = 1
+        self.counts["repeats"] += self._mix.row_tokens
+
     def add_text(self, row: int, column: int) -> None:
         """Fill the rest of a row with running text."""
         while column < self._mix.row_tokens:
@@ -237,7 +252,12 @@ def fill_rows(
     rng = random.Random(mix.seed + 2)
     writer = RowWriter(mix, encoder.end, texts)
     for row in range(mix.rows):
-        column = 0 if rng.random() < mix.text_rows else writer.add_examples(row, examples)
+        kind = rng.random()
+        if kind < mix.repeat_rows:
+            writer.add_repeats(row, encoder.vocab_size, rng)
+            continue
+        is_text = kind < mix.repeat_rows + mix.text_rows
+        column = 0 if is_text else writer.add_examples(row, examples)
         if column == 0 or not mix.answer_loss:
             writer.add_text(row, column)
     return writer
@@ -257,6 +277,7 @@ def save(out: Path, writer: RowWriter, mix: Mix) -> None:
     licences: dict[str, tuple[str, str]] = {
         source.name: (source.licence, source.terms) for source in TEXT_SOURCES
     }
+    licences["repeats"] = ("own", "random token ids")
     licences |= {f"synthetic_{lang}": ("own", "written for this model") for lang in ("zh", "en")}
     licences |= {name: (licence, terms) for name, (_, licence, terms) in RECORD_FILES.items()}
     card = {
@@ -281,6 +302,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--row-tokens", type=int, default=512)
     parser.add_argument("--text-rows", type=float, default=0.35, help="share of plain-text rows")
+    parser.add_argument("--repeat-rows", type=float, default=0.0, help="share of copying drills")
     parser.add_argument("--record-share", type=float, default=0.35)
     parser.add_argument("--synthetic-share", type=float, default=0.15)
     parser.add_argument("--zh-share", type=float, default=0.65, help="of the meeting examples")
@@ -292,6 +314,7 @@ def main() -> None:
         args.rows,
         args.row_tokens,
         args.text_rows,
+        args.repeat_rows,
         args.record_share,
         args.synthetic_share,
         args.zh_share,

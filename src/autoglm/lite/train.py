@@ -90,6 +90,7 @@ class Trainer:
             self.model, plan.matrix_lr, plan.other_lr, plan.weight_decay
         )
         self.step = 0
+        self.tokens = 0
         self.elapsed_s = 0.0
         self._is_stopping = False
         self._hidden = self.model.hidden
@@ -128,6 +129,7 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
         self.step += 1
+        self.tokens += self.plan.batch_rows * rows.row_tokens
         value = float(loss.detach())
         seconds = time.perf_counter() - started
         self.elapsed_s += seconds
@@ -157,6 +159,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
+            "tokens": self.tokens,
             "elapsed_s": self.elapsed_s,
             "rng": torch.get_rng_state(),
         }
@@ -170,7 +173,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self.step, self.tokens, self.elapsed_s = state["step"], state["tokens"], state["elapsed_s"]
         torch.set_rng_state(state["rng"].cpu())
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
@@ -187,7 +190,7 @@ class Trainer:
                 entry |= {
                     "step": self.step,
                     "elapsed_s": round(self.elapsed_s, 2),
-                    "tokens": self.step * self.plan.batch_rows * rows.row_tokens,
+                    "tokens": self.tokens,
                 }
                 if held_out and self.step % self.plan.eval_steps == 0:
                     entry["held_out_loss"] = self.evaluate(held_out)

@@ -1,0 +1,117 @@
+"""The loop learns, resumes where it stopped, and the schedule has its three phases."""
+
+import json
+import sys
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from autoglm.errors import InvalidRequestError
+from autoglm.lite import pack, train
+from autoglm.lite.export import load_checkpoint
+from autoglm.lite.optim import Schedule, orthogonalise
+from autoglm.lite.sample import answer
+
+
+@pytest.fixture(scope="module")
+def packed(data_dir, tokenizer_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("packed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys,
+            "argv",
+            [
+                "pack",
+                "--data",
+                str(data_dir),
+                "--tokenizer",
+                str(tokenizer_file),
+                "--out",
+                str(out),
+                "--rows",
+                "16",
+                "--row-tokens",
+                "128",
+            ],
+        )
+        pack.main()
+    return out
+
+
+def run_train(monkeypatch, packed, out, steps):
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "train",
+            "--packed",
+            str(packed),
+            "--held-out",
+            str(packed),
+            "--out",
+            str(out),
+            "--steps",
+            str(steps),
+            "--batch-rows",
+            "2",
+            "--hidden",
+            "128",
+            "--layers",
+            "1",
+            "--heads",
+            "2",
+            "--intermediate",
+            "128",
+            "--eval-steps",
+            "2",
+            "--no-compile",
+            "--decay-from",
+            "1.0",
+            "--warmup",
+            "0.0",
+        ],
+    )
+    train.main()
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_loss_falls_and_a_second_run_goes_on_from_the_checkpoint(
+    monkeypatch, packed, tmp_path, tokenizer_file
+):
+    first = run_train(monkeypatch, packed, tmp_path, 2)
+    both = run_train(monkeypatch, packed, tmp_path, 4)
+    straight = run_train(monkeypatch, packed, tmp_path / "straight", 4)
+    assert [entry["step"] for entry in both] == list(range(1, 5))
+    assert both[-1]["held_out_loss"] < first[-1]["held_out_loss"]
+    # a checkpoint keeps float32 state: the resumed run is the same run
+    assert both[-1]["loss"] == pytest.approx(straight[-1]["loss"], rel=1e-3)
+
+
+def test_a_checkpoint_answers(monkeypatch, packed, tmp_path, tokenizer_file):
+    run_train(monkeypatch, packed, tmp_path, 1)
+    model = load_checkpoint(tmp_path / "checkpoint.pt")
+    reply = answer(model, Tokenizer.from_file(str(tokenizer_file)), "你好", max_tokens=3)
+    assert isinstance(reply, str)
+
+
+def test_an_empty_folder_of_rows_is_refused(tmp_path):
+    (tmp_path / "card.json").write_text('{"row_tokens": 8}')
+    with pytest.raises(InvalidRequestError, match="no packed rows"):
+        train.PackedRows(tmp_path)
+
+
+def test_schedule_warms_up_stays_and_decays():
+    schedule = Schedule(warmup=0.1, decay_from=0.8, final=0.2)
+    assert schedule.factor(0.05) == pytest.approx(0.5)
+    assert schedule.factor(0.5) == 1.0
+    assert schedule.factor(0.9) == pytest.approx(0.6)
+    assert schedule.factor(1.0) == pytest.approx(0.2)
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    matrix = torch.randn(48, 96, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(orthogonalise(matrix).float())
+    # the quintic of Muon converges to a band around one, not to one
+    assert values.min() > 0.5
+    assert values.max() < 1.4
