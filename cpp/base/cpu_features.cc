@@ -65,8 +65,7 @@ CpuFeatures probe() {
   const bool saves_zmm = (saved_state & 0xe6) == 0xe6;
   const bool saves_tiles = (saved_state & 0x60000) == 0x60000;
   const CpuidLeaf leaf7 = cpuid(7, 0);
-  features.avx2_fma =
-      saves_ymm && bit(leaf7.ebx, 5) && bit(leaf1.ecx, 12) && bit(leaf1.ecx, 29);
+  features.avx2_fma = saves_ymm && bit(leaf7.ebx, 5) && bit(leaf1.ecx, 12) && bit(leaf1.ecx, 29);
   features.avx512_vnni = features.avx2_fma && saves_zmm && bit(leaf7.ebx, 16) &&
                          bit(leaf7.ebx, 17) && bit(leaf7.ebx, 30) && bit(leaf7.ebx, 31) &&
                          bit(leaf7.ecx, 11);

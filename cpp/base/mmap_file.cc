@@ -23,7 +23,7 @@ namespace {
 MmapFile::MmapFile(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) throw_io(path, "open");
-  struct stat info {};
+  struct stat info{};
   if (fstat(fd, &info) != 0 || info.st_size <= 0) {
     if (info.st_size <= 0) errno = ENODATA;
     const int saved = errno;

@@ -10,7 +10,8 @@
 namespace autoglm {
 namespace {
 
-// Long enough to bridge the serial parts of a decode step, short enough to cost no battery between requests.
+// Long enough to bridge the serial parts of a decode step, short enough to cost no battery between
+// requests.
 constexpr std::chrono::microseconds kSpinTime{100};
 
 inline void relax_cpu() {
@@ -44,7 +45,6 @@ ThreadPool::~ThreadPool() {
   {
     const std::lock_guard lock(mutex_);
     is_stopping_ = true;
-    epoch_.fetch_add(1);
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -60,41 +60,42 @@ void ThreadPool::run(int64_t count, int64_t grain, const void* context, Trampoli
   context_ = context;
   count_ = count;
   grain_ = grain;
-  next_.store(0, std::memory_order_relaxed);
-  num_pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  epoch_.fetch_add(1);  // sequentially consistent with num_sleeping_: no lost wake-up
+  num_pieces_ = static_cast<uint32_t>((count + grain - 1) / grain);
+  num_done_.store(0, std::memory_order_relaxed);
+  const uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+  ticket_.store((loop << 32) | num_pieces_);  // sequentially consistent with num_sleeping_
   if (num_sleeping_.load() > 0) {
     const std::lock_guard lock(mutex_);
     wake_.notify_all();
   }
   run_pieces(0);
-  while (!spin_until([this] { return num_pending_.load(std::memory_order_acquire) == 0; })) {
-    std::this_thread::yield();
-  }
+  const auto is_done = [this] { return num_done_.load(std::memory_order_acquire) == num_pieces_; };
+  while (!spin_until(is_done)) std::this_thread::yield();
 }
 
 void ThreadPool::run_pieces(int index) {
-  for (;;) {
-    const int64_t begin = next_.fetch_add(grain_, std::memory_order_relaxed);
-    if (begin >= count_) return;
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  while ((ticket & 0xffffffffu) != 0) {
+    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
+    const int64_t piece = num_pieces_ - static_cast<int64_t>(ticket & 0xffffffffu);
+    const int64_t begin = piece * grain_;
     body_(context_, begin, std::min(begin + grain_, count_), index);
+    num_done_.fetch_add(1, std::memory_order_release);
+    ticket = ticket_.load(std::memory_order_acquire);
   }
 }
 
 void ThreadPool::worker_main(int index) {
-  uint64_t seen = 0;
   for (;;) {
-    const auto has_work = [&] { return epoch_.load() != seen; };
-    if (!spin_until(has_work)) {
+    const auto is_wanted = [this] { return has_pieces() || is_stopping_.load(); };
+    if (!spin_until(is_wanted)) {
       std::unique_lock lock(mutex_);
       num_sleeping_.fetch_add(1);
-      wake_.wait(lock, has_work);
+      wake_.wait(lock, is_wanted);
       num_sleeping_.fetch_sub(1);
     }
-    seen = epoch_.load();
     if (is_stopping_) return;
     run_pieces(index);
-    num_pending_.fetch_sub(1, std::memory_order_release);
   }
 }
 

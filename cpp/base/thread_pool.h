@@ -1,7 +1,9 @@
 // Spin-then-wait thread pool for short parallel loops.
 //
-// The calling thread takes part, so a pool of one thread starts no thread at all. Workers spin for a
-// while after a loop (a decode step issues hundreds of loops a few microseconds apart), then sleep.
+// The calling thread takes part, so a pool of one thread starts no thread at all. Workers spin for
+// a while after a loop (a decode step issues hundreds of loops a few microseconds apart), then
+// sleep. A loop ends when its pieces are done, not when every worker has looked at it: a worker
+// that the system has put aside delays nobody.
 #pragma once
 
 #include <atomic>
@@ -23,7 +25,8 @@ class ThreadPool {
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(begin, end, thread_index) for disjoint pieces covering [0, count); pieces begin at
-  // multiples of `grain` and are handed out as threads become free. Not reentrant, one caller at a time.
+  // multiples of `grain` and are handed out as threads become free. Not reentrant, one caller at a
+  // time.
   template <typename Body>
   void parallel_for(int64_t count, int64_t grain, const Body& body) {
     run(count, grain, &body, [](const void* context, int64_t begin, int64_t end, int thread) {
@@ -36,16 +39,21 @@ class ThreadPool {
 
   void run(int64_t count, int64_t grain, const void* context, Trampoline body);
   void worker_main(int index);
+  bool has_pieces() const { return (ticket_.load() & 0xffffffffu) != 0; }
+  // Takes pieces of the current loop until none is left.
   void run_pieces(int index);
 
   std::vector<std::thread> workers_;
+  // The current loop; does not change while one of its pieces is unfinished.
   Trampoline body_ = nullptr;
   const void* context_ = nullptr;
   int64_t count_ = 0;
   int64_t grain_ = 1;
-  alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<uint64_t> epoch_{0};
-  alignas(64) std::atomic<int> num_pending_{0};
+  uint32_t num_pieces_ = 0;
+  // Loop number in the upper half, pieces not yet taken in the lower: taking one by
+  // compare-and-swap proves that the loop is still the same.
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  alignas(64) std::atomic<uint32_t> num_done_{0};
   std::atomic<int> num_sleeping_{0};
   std::atomic<bool> is_stopping_{false};
   std::mutex mutex_;
