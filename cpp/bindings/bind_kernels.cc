@@ -98,11 +98,12 @@ FloatMatrix attention(const Tensor3& q, const Tensor3& k, const Tensor3& v,
   check(num_queries > 0 && num_queries <= num_keys, "more queries than keys");
 
   const int num_pages = (num_keys + kPageTokens - 1) / kPageTokens;
-  const size_t page_elements = size_t{2} * num_kv_heads * head_dim * kPageTokens;
+  const KvType type = parse_kv_type(kv_dtype.c_str());
+  const size_t page_elements = kv_page_elements(type, num_kv_heads, head_dim);
   AlignedBuffer<float> arena(page_elements * num_pages);
   std::vector<int32_t> page_table(num_pages);
   std::iota(page_table.begin(), page_table.end(), 0);
-  const KvLayer kv{.type = parse_kv_type(kv_dtype.c_str()),
+  const KvLayer kv{.type = type,
                    .base = arena.data(),
                    .page_table = page_table.data(),
                    .page_stride = page_elements,

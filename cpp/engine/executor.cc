@@ -20,6 +20,12 @@ int check_range(const char* name, int value, int low, int high) {
                                   std::to_string(high));
 }
 
+bool is_precise(const Plan& plan) {
+  if (plan.activation_bits == 8 || plan.activation_bits == 16) return plan.activation_bits == 16;
+  throw Error(kArgumentError,
+              "activation_bits is " + std::to_string(plan.activation_bits) + ", must be 8 or 16");
+}
+
 int num_threads_of(const Plan& plan) {
   check_range("threads", plan.threads, 0, 256);
   return plan.threads > 0 ? plan.threads : num_physical_cores();
@@ -57,7 +63,7 @@ Executor::Executor(std::shared_ptr<const Model> model, const Plan& plan)
                            num_pages_of(plan, model_->config()) * kPageTokens)),
       pool_(num_threads_of(plan)),
       kv_cache_(kv_geometry_of(plan, model_->config()), num_pages_of(plan, model_->config())),
-      transformer_(*model_, kernels_, pool_, prefill_chunk_) {}
+      transformer_(*model_, kernels_, pool_, prefill_chunk_, is_precise(plan)) {}
 
 void Executor::check_ids(std::span<const int32_t> ids) const {
   const int vocab_size = model_->config().vocab_size;

@@ -22,8 +22,8 @@ struct KvGeometry {
   int head_dim = 0;
 
   // Elements of one page of one layer, keys and values.
-  size_t page_elements() const { return size_t{2} * num_kv_heads * head_dim * kPageTokens; }
-  size_t element_bytes() const { return type == KvType::kF32 ? sizeof(float) : sizeof(bf16_t); }
+  size_t page_elements() const { return kv_page_elements(type, num_kv_heads, head_dim); }
+  size_t element_bytes() const { return kv_element_bytes(type); }
 };
 
 class KvCache {

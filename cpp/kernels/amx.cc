@@ -2,30 +2,30 @@
 #include "kernels/ref.h"
 #include "kernels/vec_avx512.h"
 // The order matters: each file builds on the ones above it.
-#include "kernels/rows-inl.h"
-
 #include "kernels/attention-inl.h"
+#include "kernels/attention_dots_amx-inl.h"
+#include "kernels/attention_i8-inl.h"
+#include "kernels/attention_planes-inl.h"
 #include "kernels/dot_avx512-inl.h"
-#include "kernels/gemm_float-inl.h"
-
-#include "kernels/gemm_integer-inl.h"
-
 #include "kernels/gemm_amx-inl.h"
+#include "kernels/gemm_float-inl.h"
+#include "kernels/gemm_integer-inl.h"
+#include "kernels/rows-inl.h"
 
 namespace autoglm {
 namespace {
 
-// Below this many plane rows a matrix-vector pass over the weights is faster than tiles.
+// Below this many plane rows a matrix-vector pass over integer weights is faster than tiles, and
+// gives the same bits. bf16 always takes tiles: float sums in another order would round
+// differently.
 constexpr int kFewestTileRows = 6;
 
 PackedRows amx_rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
   PackedRows out = rows_format(type, rows, padded_cols, is_precise);
   if (type == WeightType::kF32) return out;
   if (type == WeightType::kBF16 && is_precise) out.planes = 2;
-  if (rows * out.planes >= kFewestTileRows) {
+  if (type == WeightType::kBF16 || rows * out.planes >= kFewestTileRows) {
     out.format = RowsFormat::kTile;
-  } else if (type == WeightType::kBF16) {
-    out.planes = 1;
   }
   return out;
 }
@@ -39,8 +39,7 @@ inline void store_bf16(bf16_t* p, __m512i bits) {
 inline __m512i round_to_bf16(F32x16 x) {
   const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded =
-      _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
   return _mm512_and_si512(rounded, _mm512_set1_epi32(0xffff0000));
 }
 
@@ -71,9 +70,11 @@ void amx_gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, i
   if (x.format != RowsFormat::kTile) {
     gemm(w, x, y, block_begin, block_end, scratch);
   } else if (w.type == WeightType::kBF16) {
-    gemm_tiles<true>(w, x, y, block_begin, block_end, scratch);
+    gemm_tiles<WeightType::kBF16>(w, x, y, block_begin, block_end, scratch);
+  } else if (w.type == WeightType::kI8) {
+    gemm_tiles<WeightType::kI8>(w, x, y, block_begin, block_end, scratch);
   } else {
-    gemm_tiles<false>(w, x, y, block_begin, block_end, scratch);
+    gemm_tiles<WeightType::kI4>(w, x, y, block_begin, block_end, scratch);
   }
 }
 

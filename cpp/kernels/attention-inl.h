@@ -1,8 +1,9 @@
 // Causal attention over the paged KV cache, written once over F32x16.
 //
-// Query rows that share a KV head (the heads of its group, neighbouring tokens) are attended together, so
-// that keys and values are read once for all of them. Softmax runs online, page by page (Milakov and
-// Gimelshein, arXiv 1805.02867); a row's arithmetic does not depend on which rows are beside it.
+// Query rows that share a KV head (the heads of its group, neighbouring tokens) are attended
+// together, so that keys and values are read once for all of them. Softmax runs online, page by
+// page (Milakov and Gimelshein, arXiv 1805.02867); a row's arithmetic does not depend on which rows
+// are beside it.
 #pragma once
 
 #include <algorithm>
@@ -21,7 +22,7 @@ struct AttentionRow {
 
 struct AttentionState {
   int num_rows;
-  int padded_dim;                 // head_dim rounded up to 16
+  int padded_dim;  // head_dim rounded up to 16
   AttentionRow rows[kAttentionRows];
   float largest[kAttentionRows];  // of the scores so far
   float total[kAttentionRows];    // sum of exp(score - largest)
@@ -31,7 +32,8 @@ struct AttentionState {
 
 // scores[r][0..63] = scale * q_r . k_t, for kRows rows.
 template <int kRows, KvType kType>
-void score_page(const AttentionArgs& args, const void* keys, const AttentionState& state, int first) {
+void score_page(const AttentionArgs& args, const void* keys, const AttentionState& state,
+                int first) {
   constexpr int kVectors = kPageTokens / 16;
   for (int half = 0; half < kVectors; half += 2) {
     F32x16 sums[kRows][2];
@@ -167,7 +169,8 @@ void attend_rows(const AttentionArgs& args, AttentionState& state, int kv_head) 
     const Element* keys = page + kv_head * head_elements;
     const Element* values = page + (kv.num_kv_heads + kv_head) * head_elements;
     int r = 0;
-    while (r < state.num_rows && state.rows[r].num_keys <= first_key) ++r;  // rows come in token order
+    while (r < state.num_rows && state.rows[r].num_keys <= first_key)
+      ++r;  // rows come in token order
     for (; r + 4 <= state.num_rows; r += 4) {
       attend_page<4, kType>(args, state, keys, values, r, first_key);
     }
@@ -186,8 +189,8 @@ void finish_rows(const AttentionState& state, int head_dim) {
   }
 }
 
-void attention(const AttentionArgs& args, int kv_head, int token_begin, int token_end,
-               float* scratch) {
+void attention_float(const AttentionArgs& args, int kv_head, int token_begin, int token_end,
+                     float* scratch) {
   const int group = args.num_heads / args.kv.num_kv_heads;
   const int dim = args.kv.head_dim;
   AttentionState state;

@@ -13,10 +13,14 @@ extern const Kernels kAmxKernels;
 const Kernels& kernels_for(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
-    case Isa::kAvx2: return kAvx2Kernels;
-    case Isa::kAvx512: return kAvx512Kernels;
-    case Isa::kAmx: return kAmxKernels;
-    case Isa::kScalar: break;
+    case Isa::kAvx2:
+      return kAvx2Kernels;
+    case Isa::kAvx512:
+      return kAvx512Kernels;
+    case Isa::kAmx:
+      return kAmxKernels;
+    case Isa::kScalar:
+      break;
   }
 #else
   static_cast<void>(isa);

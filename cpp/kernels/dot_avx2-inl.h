@@ -1,5 +1,6 @@
-// Integer dot products with AVX2. vpmaddubsw multiplies unsigned by signed bytes and saturates at 16 bits:
-// int4 nibbles (at most 15) leave room for eight sums, int8 products of |w| <= 128 and |a| <= 127 just fit.
+// Integer dot products with AVX2. vpmaddubsw multiplies unsigned by signed bytes and saturates at
+// 16 bits: int4 nibbles (at most 15) leave room for eight sums, int8 products of |w| <= 128 and |a|
+// <= 127 just fit.
 #pragma once
 
 #include <immintrin.h>
@@ -26,9 +27,7 @@ inline __m256i load_bytes(const void* p) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(p));
 }
 
-inline __m256i widen_pairs(__m256i words) {
-  return _mm256_madd_epi16(words, _mm256_set1_epi16(1));
-}
+inline __m256i widen_pairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 
 // Sums of half a tile (8 rows, 64 columns) of nibbles with one plane row; `shift` picks the nibble.
 inline __m256i dot_nibbles(const uint8_t* tile, const int8_t* a, int shift) {
@@ -65,8 +64,8 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
       const int shift = g % 2 == 0 ? 0 : 4;
       for (int r = 0; r < kRows; ++r) {
         const int8_t* a = plane_row(x, first_row + r) + g * kGroupSize;
-        const __m256i offset = _mm256_set1_epi32(
-            8 * x.group_sum[static_cast<size_t>(first_row + r) * num_groups + g]);
+        const __m256i offset =
+            _mm256_set1_epi32(8 * x.group_sum[static_cast<size_t>(first_row + r) * num_groups + g]);
         for (int half = 0; half < 2; ++half) {
           const __m256i dot = _mm256_sub_epi32(dot_nibbles(tile + 32 * half, a, shift), offset);
           const __m256i scale = load_scales(scales + g * kRowBlock + 8 * half);
@@ -95,8 +94,8 @@ inline void dot_panel(const int8_t* panel, const PackedRows& x, int first_row,
     __m256i quads[kRows];
     for (int r = 0; r < kRows; ++r) quads[r] = splat_quad(plane_row(x, first_row + r) + k);
     for (int h = 0; h < 2 * kBlocks; ++h) {
-      const __m256i weight = load_bytes(panel + h / 2 * block_bytes +
-                                        static_cast<size_t>(k) * kRowBlock + h % 2 * 32);
+      const __m256i weight =
+          load_bytes(panel + h / 2 * block_bytes + static_cast<size_t>(k) * kRowBlock + h % 2 * 32);
       const __m256i magnitude = _mm256_abs_epi8(weight);
       for (int r = 0; r < kRows; ++r) {
         const __m256i words = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(quads[r], weight));
@@ -132,8 +131,7 @@ inline void unpack_half_tile(const uint8_t* tile, const uint8_t* scales, int shi
   for (int k = 0; k < 16; ++k) {
     const __m256i bytes = _mm256_srli_epi16(load_bytes(tile + k * 64), shift);
     const __m256i product = _mm256_mullo_epi16(_mm256_and_si256(bytes, nibble_mask), scale);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k * 64),
-                        _mm256_sub_epi8(product, offset));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k * 64), _mm256_sub_epi8(product, offset));
   }
 }
 

@@ -1,5 +1,6 @@
-// Integer dot products with AVX-512 VNNI. vpdpbusd multiplies unsigned by signed bytes: int4 weights enter
-// as their unsigned nibbles, int8 weights shifted by 128; the shift is taken off with the activations' sums.
+// Integer dot products with AVX-512 VNNI. vpdpbusd multiplies unsigned by signed bytes: int4
+// weights enter as their unsigned nibbles, int8 weights shifted by 128; the shift is taken off with
+// the activations' sums.
 #pragma once
 
 #include <immintrin.h>
@@ -140,20 +141,27 @@ inline __m512i widen_scales(const uint8_t* scales) {
   return _mm512_or_si512(wide, _mm512_slli_epi32(wide, 16));
 }
 
-// Codes (nibble - 8) * scale of 64 bytes of nibbles. A 16-bit lane holds two nibbles of one row; with
-// nibbles up to 15 and scales up to 16 the 16-bit product does not carry from one byte into the other.
+// The low byte of each 16-bit lane in both of its bytes.
+inline __m512i or_bytes(__m512i words) {
+  return _mm512_or_si512(words, _mm512_slli_epi16(words, 8));
+}
+
+// Codes (nibble - 8) * scale of 64 bytes of nibbles. A 16-bit lane holds two nibbles of one row;
+// with nibbles up to 15 and scales up to 16 the 16-bit product does not carry from one byte into
+// the other.
 inline __m512i scale_nibbles(__m512i nibbles, __m512i scale, __m512i offset) {
   return _mm512_sub_epi8(_mm512_mullo_epi16(nibbles, scale), offset);
 }
 
-// The 128 columns [2*group_pair*64, +128) of an int4 block to 2 KiB in the I8 layout.
-inline void unpack_group_pair(const uint8_t* weight, const uint8_t* scales, int8_t* out) {
+// kRows rows of a pair of int4 tiles (128 columns) to the I8 layout; the second tile of the pair
+// lies 1 KiB after the first.
+template <int kRows>
+inline void unpack_rows(const uint8_t* weight, const uint8_t* scales, int8_t* out) {
   const __m512i nibble_mask = _mm512_set1_epi8(15);
   const __m512i low_scale = widen_scales(scales), high_scale = widen_scales(scales + kRowBlock);
-  const __m512i eight = _mm512_set1_epi16(0x0808);
-  const __m512i low_offset = _mm512_mullo_epi16(eight, low_scale);
-  const __m512i high_offset = _mm512_mullo_epi16(eight, high_scale);
-  for (int k = 0; k < 16; ++k) {
+  const __m512i low_offset = _mm512_slli_epi16(or_bytes(low_scale), 3);
+  const __m512i high_offset = _mm512_slli_epi16(or_bytes(high_scale), 3);
+  for (int k = 0; k < kRows; ++k) {
     const __m512i bytes = _mm512_loadu_si512(weight + k * 64);
     const __m512i low = _mm512_and_si512(bytes, nibble_mask);
     const __m512i high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble_mask);
@@ -168,8 +176,8 @@ inline void unpack_block(const PackedMatrix& w, int block, int8_t* out) {
                        block * row_block_bytes(WeightType::kI4, w.padded_cols);
   const uint8_t* scales = w.group_scale + static_cast<size_t>(block) * num_groups * kRowBlock;
   for (int g = 0; g < num_groups; g += 2) {
-    unpack_group_pair(weight + static_cast<size_t>(g) * 512, scales + g * kRowBlock,
-                      out + static_cast<size_t>(g) * 1024);
+    unpack_rows<16>(weight + static_cast<size_t>(g) * 512, scales + g * kRowBlock,
+                    out + static_cast<size_t>(g) * 1024);
   }
 }
 

@@ -1,4 +1,5 @@
-// Conversions between float and the 16-bit formats, in plain C++ for code that is not speed-critical.
+// Conversions between float and the 16-bit formats, in plain C++ for code that is not
+// speed-critical.
 #pragma once
 
 #include <bit>
@@ -22,7 +23,8 @@ inline float half_to_float(uint16_t value) {
   const uint32_t exponent = (value >> 10) & 0x1fu;
   const uint32_t mantissa = value & 0x3ffu;
   if (exponent == 0x1fu) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
   const float subnormal = static_cast<float>(mantissa) * 0x1p-24f;
   return sign != 0 ? -subnormal : subnormal;
 }

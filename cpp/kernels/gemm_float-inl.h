@@ -68,10 +68,14 @@ void gemm_float_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOut
   int first = 0;
   for (; first + 4 <= x.rows; first += 4) gemm_float_tile<4, kBlocks>(w, x, y, block, first);
   switch (x.rows - first) {
-    case 3: return gemm_float_tile<3, kBlocks>(w, x, y, block, first);
-    case 2: return gemm_float_tile<2, kBlocks>(w, x, y, block, first);
-    case 1: return gemm_float_tile<1, kBlocks>(w, x, y, block, first);
-    default: return;
+    case 3:
+      return gemm_float_tile<3, kBlocks>(w, x, y, block, first);
+    case 2:
+      return gemm_float_tile<2, kBlocks>(w, x, y, block, first);
+    case 1:
+      return gemm_float_tile<1, kBlocks>(w, x, y, block, first);
+    default:
+      return;
   }
 }
 

@@ -1,9 +1,10 @@
 // Driver of integer GEMV/GEMM with int8 activation planes. The including file defines, before it,
-//   dot_rows<kRows, kBlocks>(w, x, block, first_row, sums): int32 dots of kRows plane rows with kBlocks
+//   dot_rows<kRows, kBlocks>(w, x, block, first_row, sums): int32 dots of kRows plane rows with
+//   kBlocks
 //     row blocks straight from the packed matrix; sums is [kRows][kBlocks][16];
-//   dot_panel<kRows, kBlocks>(panel, x, first_row, sums): the same from blocks unpacked to the I8 layout;
-//   unpack_block(w, block, panel): one int4 block to the I8 layout;
-//   kMostBlocks, kMostRows: blocking for many rows.
+//   dot_panel<kRows, kBlocks>(panel, x, first_row, sums): the same from blocks unpacked to the I8
+//   layout; unpack_block(w, block, panel): one int4 block to the I8 layout; kMostBlocks, kMostRows:
+//   blocking for many rows.
 // All integer arithmetic is exact, so every path and every blocking gives the same outputs.
 #pragma once
 

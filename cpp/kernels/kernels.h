@@ -1,9 +1,9 @@
 // Plain signatures of all kernels and the packed formats they read.
 //
-// One table of function pointers per instruction set; every entry has a scalar twin in ref.cc. Kernels
-// allocate nothing, throw nothing and know nothing about models. Matrices of weights are "packed": 16
-// output rows interleaved with groups of 4 bytes along K, which is at once an AMX B tile, a VNNI register
-// and four NEON dot-product registers.
+// One table of function pointers per instruction set; every entry has a scalar twin in ref.cc.
+// Kernels allocate nothing, throw nothing and know nothing about models. Matrices of weights are
+// "packed": 16 output rows interleaved with groups of 4 bytes along K, which is at once an AMX B
+// tile, a VNNI register and four NEON dot-product registers.
 #pragma once
 
 #include <cstddef>
@@ -16,11 +16,12 @@ namespace autoglm {
 inline constexpr int kRowBlock = 16;    // output rows interleaved in a packed matrix
 inline constexpr int kGroupSize = 64;   // K elements that share an int4 group scale
 inline constexpr int kPageTokens = 64;  // tokens in one page of the KV cache
+inline constexpr int kMaxHeadDim = 512;
 
 using bf16_t = uint16_t;  // upper half of an IEEE float
 
 enum class WeightType : uint8_t { kF32, kBF16, kI8, kI4 };
-enum class KvType : uint8_t { kF32, kBF16 };
+enum class KvType : uint8_t { kF32, kBF16, kI8 };
 
 constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -29,10 +30,14 @@ constexpr int round_up(int value, int multiple) {
 // K is padded with zeros to this many elements.
 constexpr int k_align(WeightType type) {
   switch (type) {
-    case WeightType::kF32: return 16;
-    case WeightType::kBF16: return 32;
-    case WeightType::kI8: return 64;
-    default: return 2 * kGroupSize;
+    case WeightType::kF32:
+      return 16;
+    case WeightType::kBF16:
+      return 32;
+    case WeightType::kI8:
+      return 64;
+    default:
+      return 2 * kGroupSize;
   }
 }
 
@@ -40,18 +45,24 @@ constexpr int k_align(WeightType type) {
 constexpr size_t row_block_bytes(WeightType type, int padded_cols) {
   const size_t elements = static_cast<size_t>(kRowBlock) * padded_cols;
   switch (type) {
-    case WeightType::kF32: return elements * 4;
-    case WeightType::kBF16: return elements * 2;
-    case WeightType::kI8: return elements;
-    default: return elements / 2;
+    case WeightType::kF32:
+      return elements * 4;
+    case WeightType::kBF16:
+      return elements * 2;
+    case WeightType::kI8:
+      return elements;
+    default:
+      return elements / 2;
   }
 }
 
-// View of a packed matrix W [rows, cols] (a linear layer computes x W^T), all pointers 64-byte aligned.
+// View of a packed matrix W [rows, cols] (a linear layer computes x W^T), all pointers 64-byte
+// aligned.
 //   F32   [padded_rows/16][padded_cols][16]
 //   BF16  [padded_rows/16][padded_cols/2][16][2]
 //   I8    [padded_rows/16][padded_cols/4][16][4], w = scale[row] * code, code in -127..127
-//   I4    [padded_rows/16][padded_cols/128][16][64]: byte (i, 4*r + j) holds row r at column 4*i + j of
+//   I4    [padded_rows/16][padded_cols/128][16][64]: byte (i, 4*r + j) holds row r at column 4*i +
+//   j of
 //         the 128 in its low nibble, and 64 columns further in its high nibble;
 //         w = scale[row] * group_scale[row, column/64] * (nibble - 8), group scales 1..16
 struct PackedMatrix {
@@ -73,9 +84,9 @@ enum class RowsFormat : uint8_t {
 };
 
 // Activations X [M, K] ready for one kind of weight. Integer activations are symmetric per row:
-// x = scale * (254 * high + low) with two int8 planes (nearly 16-bit precision), x = scale * code with
-// one. Codes are in -127..127, so that no path needs a special case for -128.
-// BF16 tiles use two planes too: x = high + low.
+// x = scale * (254 * high + low) with two int8 planes (nearly 16-bit precision), x = scale * code
+// with one. Codes are in -127..127, so that no path needs a special case for -128. BF16 tiles use
+// two planes too: x = high + low.
 struct PackedRows {
   RowsFormat format = RowsFormat::kF32;
   int rows = 0;         // M
@@ -104,8 +115,12 @@ struct GemmOutput {
 
 // The KV cache of one layer, cut into pages of 64 tokens. Page p lies at base + page_table[p] *
 // page_stride elements and holds K then V:
-//   F32   K [num_kv_heads][head_dim][64]        V [num_kv_heads][64][head_dim]
-//   BF16  K [num_kv_heads][head_dim/2][64][2]   V [num_kv_heads][32][head_dim][2]
+//   F32   K [num_kv_heads][head_dim][64]         V [num_kv_heads][64][head_dim]
+//   BF16  K [num_kv_heads][head_dim/2][64][2]    V [num_kv_heads][32][head_dim][2]
+//   I8    K [num_kv_heads][k_dim/4][64][4]       V [num_kv_heads][16][v_dim][4], then the float
+//   scales
+//         of K and of V [num_kv_heads][64] each, one per token and head; codes are -127..127; k_dim
+//         and v_dim are head_dim rounded up to 64 and 16
 // head_dim is even.
 struct KvLayer {
   KvType type = KvType::kF32;
@@ -115,6 +130,27 @@ struct KvLayer {
   int num_kv_heads = 0;
   int head_dim = 0;
 };
+
+constexpr int kv_key_dim(int head_dim) { return round_up(head_dim, 64); }
+constexpr int kv_value_dim(int head_dim) { return round_up(head_dim, 16); }
+
+// Elements (bytes for I8) of one page of one layer.
+constexpr size_t kv_page_elements(KvType type, int num_kv_heads, int head_dim) {
+  const size_t tokens = static_cast<size_t>(num_kv_heads) * kPageTokens;
+  if (type != KvType::kI8) return 2 * tokens * head_dim;
+  return tokens * (kv_key_dim(head_dim) + kv_value_dim(head_dim) + 2 * sizeof(float));
+}
+
+constexpr size_t kv_element_bytes(KvType type) {
+  switch (type) {
+    case KvType::kF32:
+      return 4;
+    case KvType::kBF16:
+      return 2;
+    default:
+      return 1;
+  }
+}
 
 struct AttentionArgs {
   KvLayer kv;
@@ -131,19 +167,21 @@ struct AttentionArgs {
 inline constexpr size_t kGemmScratchBytes = 512 * 1024;
 // Query rows (token-head pairs) attended together; scratch is attention_scratch_floats(head_dim).
 inline constexpr int kAttentionRows = 16;
+inline constexpr int kKeyBlock = 256;  // keys that int8 attention weighs together
 constexpr size_t attention_scratch_floats(int head_dim) {
-  return static_cast<size_t>(kAttentionRows) * (kPageTokens + 2 * head_dim + 32);
+  return static_cast<size_t>(kAttentionRows) * (2 * kKeyBlock + 4 * kv_key_dim(head_dim));
 }
 
 struct Kernels {
   Isa isa;
 
-  // The format gemm() wants for `rows` rows of activations and this weight type, `is_precise` asking for
-  // two planes. Fills format, rows, padded_cols and planes; the pointers are the caller's.
+  // The format gemm() wants for `rows` rows of activations and this weight type, `is_precise`
+  // asking for two planes. Fills format, rows, padded_cols and planes; the pointers are the
+  // caller's.
   PackedRows (*rows_format)(WeightType type, int rows, int padded_cols, bool is_precise);
 
-  // Writes row `row` of `out` from x [cols]; columns up to padded_cols become zero. The rows that fill up
-  // the last tile of a kTile format may hold anything.
+  // Writes row `row` of `out` from x [cols]; columns up to padded_cols become zero. The rows that
+  // fill up the last tile of a kTile format may hold anything.
   void (*pack_row)(const PackedRows& out, WeightType type, int row, const float* x, int cols);
 
   // Row blocks [block_begin, block_end) of x W^T for all rows of x. For kSwiGlu both ends are even.
@@ -159,13 +197,14 @@ struct Kernels {
 
   // Rotates the first rotary_dim elements of a head in place; cos and sin are [rotary_dim/2].
   // Interleaved rotates pairs (2i, 2i+1), otherwise (i, i + rotary_dim/2).
-  void (*rope)(float* head, const float* cos, const float* sin, int rotary_dim, bool is_interleaved);
+  void (*rope)(float* head, const float* cos, const float* sin, int rotary_dim,
+               bool is_interleaved);
 
   // Writes K and V [num_kv_heads * head_dim] of one token at `position`.
   void (*store_kv)(const KvLayer& kv, int position, const float* k, const float* v);
 
-  // Causal attention of query tokens [token_begin, token_end) for one KV head and the query heads of its
-  // group. A token's result depends neither on the range nor on num_tokens.
+  // Causal attention of query tokens [token_begin, token_end) for one KV head and the query heads
+  // of its group. A token's result depends neither on the range nor on num_tokens.
   void (*attention)(const AttentionArgs& args, int kv_head, int token_begin, int token_end,
                     float* scratch);
 

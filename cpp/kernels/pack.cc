@@ -15,7 +15,8 @@ namespace {
 
 constexpr std::string_view kWeightTypeNames[] = {"fp32", "bf16", "int8", "int4"};
 
-PartSpec part(std::string suffix, std::string dtype, std::vector<int64_t> shape, size_t item_bytes) {
+PartSpec part(std::string suffix, std::string dtype, std::vector<int64_t> shape,
+              size_t item_bytes) {
   size_t bytes = item_bytes;
   for (const int64_t extent : shape) bytes *= static_cast<size_t>(extent);
   return {std::move(suffix), std::move(dtype), std::move(shape), bytes};
@@ -74,7 +75,10 @@ void place_i4(const uint8_t* nibbles, int lane, int padded_cols, std::byte* bloc
 class BlockPacker {
  public:
   BlockPacker(WeightType type, int padded_cols)
-      : type_(type), padded_cols_(padded_cols), row_(padded_cols), codes_(padded_cols),
+      : type_(type),
+        padded_cols_(padded_cols),
+        row_(padded_cols),
+        codes_(padded_cols),
         group_scale_(padded_cols / kGroupSize + 1) {}
 
   // Returns false when a source value is not finite.
@@ -111,8 +115,8 @@ class BlockPacker {
         return;
       }
       case WeightType::kI4: {
-        const float scale = quantize_row_int4(row_.data(), padded_cols_, codes_.data(),
-                                              group_scale_.data());
+        const float scale =
+            quantize_row_int4(row_.data(), padded_cols_, codes_.data(), group_scale_.data());
         const int num_groups = padded_cols_ / kGroupSize;
         auto* group_scale = reinterpret_cast<uint8_t*>(parts[1]) +
                             static_cast<size_t>(block) * num_groups * kRowBlock;

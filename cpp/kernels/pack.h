@@ -39,8 +39,8 @@ std::vector<PartSpec> packed_parts(WeightType type, int64_t rows, int64_t cols);
 PackedMatrix packed_view(WeightType type, int rows, int cols,
                          const std::vector<const std::byte*>& parts);
 
-// Packs row-major source rows into `parts` (sizes of packed_parts()). Throws Error(kModelFileError) when
-// a value is not finite.
+// Packs row-major source rows into `parts` (sizes of packed_parts()). Throws Error(kModelFileError)
+// when a value is not finite.
 void pack_rows(WeightType type, SourceType source, const std::byte* data, int rows, int cols,
                const std::vector<std::byte*>& parts, ThreadPool& pool);
 

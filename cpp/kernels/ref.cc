@@ -1,11 +1,12 @@
 // Scalar kernels: the portable path and the oracle the other paths are tested against.
+#include "kernels/ref.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "kernels/float16.h"
 #include "kernels/kernels.h"
-#include "kernels/ref.h"
 
 namespace autoglm {
 namespace {
@@ -63,7 +64,8 @@ void pack_row(const PackedRows& out, WeightType, int row, const float* x, int co
 template <typename LoadWeight>
 void dot_block_f32(const LoadWeight& load, const PackedRows& x, int first, int num,
                    float (*sums)[kRowBlock]) {
-  const float* rows = static_cast<const float*>(x.data) + static_cast<size_t>(first) * x.padded_cols;
+  const float* rows =
+      static_cast<const float*>(x.data) + static_cast<size_t>(first) * x.padded_cols;
   for (int m = 0; m < num; ++m) std::fill(sums[m], sums[m] + kRowBlock, 0.0f);
   for (int k = 0; k < x.padded_cols; ++k) {
     float w[kRowBlock];
@@ -185,22 +187,69 @@ void add(const float* x, int n, float* y) {
   for (int i = 0; i < n; ++i) y[i] += x[i];
 }
 
+// Element index of K or V within a page.
 size_t k_index(const KvLayer& kv, int kv_head, int token, int d) {
+  if (kv.type == KvType::kI8) {
+    const size_t head = static_cast<size_t>(kv_head) * kv_key_dim(kv.head_dim) * kPageTokens;
+    return head + (static_cast<size_t>(d / 4) * kPageTokens + token) * 4 + d % 4;
+  }
   const size_t head = static_cast<size_t>(kv_head) * kv.head_dim * kPageTokens;
   if (kv.type == KvType::kF32) return head + static_cast<size_t>(d) * kPageTokens + token;
   return head + (static_cast<size_t>(d / 2) * kPageTokens + token) * 2 + d % 2;
 }
 
 size_t v_index(const KvLayer& kv, int kv_head, int token, int d) {
-  const size_t head =
-      static_cast<size_t>(kv.num_kv_heads + kv_head) * kv.head_dim * kPageTokens;
+  const size_t num_heads = kv.num_kv_heads;
+  if (kv.type == KvType::kI8) {
+    const int dim = kv_value_dim(kv.head_dim);
+    const size_t head =
+        (num_heads * kv_key_dim(kv.head_dim) + static_cast<size_t>(kv_head) * dim) * kPageTokens;
+    return head + (static_cast<size_t>(token / 4) * dim + d) * 4 + token % 4;
+  }
+  const size_t head = (num_heads + kv_head) * kv.head_dim * kPageTokens;
   if (kv.type == KvType::kF32) return head + static_cast<size_t>(token) * kv.head_dim + d;
   return head + (static_cast<size_t>(token / 2) * kv.head_dim + d) * 2 + token % 2;
 }
 
-float load_kv(const KvLayer& kv, size_t index) {
-  return kv.type == KvType::kF32 ? static_cast<const float*>(kv.base)[index]
-                                 : bf16_to_float(static_cast<const bf16_t*>(kv.base)[index]);
+// The scale of a token's key (or value) in a page of an I8 cache.
+float* kv_scale(const KvLayer& kv, size_t page, int kv_head, int token, bool is_value) {
+  const size_t codes = static_cast<size_t>(kv.num_kv_heads) * kPageTokens *
+                       (kv_key_dim(kv.head_dim) + kv_value_dim(kv.head_dim));
+  auto* scales = reinterpret_cast<float*>(static_cast<int8_t*>(kv.base) + page + codes);
+  return scales + (is_value ? kv.num_kv_heads + kv_head : kv_head) * kPageTokens + token;
+}
+
+float load_k(const KvLayer& kv, size_t page, int kv_head, int token, int d) {
+  const size_t at = page + k_index(kv, kv_head, token, d);
+  if (kv.type == KvType::kF32) return static_cast<const float*>(kv.base)[at];
+  if (kv.type == KvType::kBF16) return bf16_to_float(static_cast<const bf16_t*>(kv.base)[at]);
+  return *kv_scale(kv, page, kv_head, token, false) * static_cast<const int8_t*>(kv.base)[at];
+}
+
+float load_v(const KvLayer& kv, size_t page, int kv_head, int token, int d) {
+  const size_t at = page + v_index(kv, kv_head, token, d);
+  if (kv.type == KvType::kF32) return static_cast<const float*>(kv.base)[at];
+  if (kv.type == KvType::kBF16) return bf16_to_float(static_cast<const bf16_t*>(kv.base)[at]);
+  return *kv_scale(kv, page, kv_head, token, true) * static_cast<const int8_t*>(kv.base)[at];
+}
+
+// Codes of one head's key or value; returns the scale.
+float quantize_head(const float* x, int dim, int8_t* codes) {
+  float largest = 0.0f;
+  for (int d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(x[d]));
+  const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+  for (int d = 0; d < dim; ++d) codes[d] = static_cast<int8_t>(std::nearbyint(x[d] * inverse));
+  return largest / 127.0f;
+}
+
+void store_kv_i8(const KvLayer& kv, size_t page, int token, int kv_head, const float* k,
+                 const float* v) {
+  auto* base = static_cast<int8_t*>(kv.base) + page;
+  int8_t codes[kMaxHeadDim];
+  *kv_scale(kv, page, kv_head, token, false) = quantize_head(k, kv.head_dim, codes);
+  for (int d = 0; d < kv.head_dim; ++d) base[k_index(kv, kv_head, token, d)] = codes[d];
+  *kv_scale(kv, page, kv_head, token, true) = quantize_head(v, kv.head_dim, codes);
+  for (int d = 0; d < kv.head_dim; ++d) base[v_index(kv, kv_head, token, d)] = codes[d];
 }
 
 // One query row over all keys it sees, page by page with a running softmax.
@@ -217,7 +266,7 @@ void attend_row(const AttentionArgs& args, int kv_head, int head, int token, flo
     float page_largest = largest;
     for (int t = 0; t < num; ++t) {
       float dot = 0.0f;
-      for (int d = 0; d < kv.head_dim; ++d) dot += q[d] * load_kv(kv, page + k_index(kv, kv_head, t, d));
+      for (int d = 0; d < kv.head_dim; ++d) dot += q[d] * load_k(kv, page, kv_head, t, d);
       weights[t] = dot * args.scale;
       page_largest = std::max(page_largest, weights[t]);
     }
@@ -229,7 +278,7 @@ void attend_row(const AttentionArgs& args, int kv_head, int head, int token, flo
       const float weight = std::exp(weights[t] - largest);
       total += weight;
       for (int d = 0; d < kv.head_dim; ++d) {
-        sums[d] += weight * load_kv(kv, page + v_index(kv, kv_head, t, d));
+        sums[d] += weight * load_v(kv, page, kv_head, t, d);
       }
     }
   }
@@ -260,11 +309,12 @@ float unpack_element(const PackedMatrix& w, const std::byte* block, int row, int
                                 block)[(k / 4 * kRowBlock + lane) * 4 + k % 4]);
     default: {
       const int within = k % kGroupSize;
-      const auto byte = static_cast<uint8_t>(block[k / (2 * kGroupSize) * kGroupSize * kRowBlock +
-                                                   (within / 4 * kRowBlock + lane) * 4 + within % 4]);
+      const auto byte =
+          static_cast<uint8_t>(block[k / (2 * kGroupSize) * kGroupSize * kRowBlock +
+                                     (within / 4 * kRowBlock + lane) * 4 + within % 4]);
       const int nibble = k / kGroupSize % 2 == 0 ? byte & 15 : byte >> 4;
-      const size_t group = static_cast<size_t>(row / kRowBlock) * (w.padded_cols / kGroupSize) +
-                           k / kGroupSize;
+      const size_t group =
+          static_cast<size_t>(row / kRowBlock) * (w.padded_cols / kGroupSize) + k / kGroupSize;
       return w.scale[row] *
              static_cast<float>((nibble - 8) * w.group_scale[group * kRowBlock + lane]);
     }
@@ -290,6 +340,10 @@ void store_kv(const KvLayer& kv, int position, const float* k, const float* v) {
   const size_t page = kv.page_table[position / kPageTokens] * kv.page_stride;
   const int token = position % kPageTokens;
   for (int h = 0; h < kv.num_kv_heads; ++h) {
+    if (kv.type == KvType::kI8) {
+      store_kv_i8(kv, page, token, h, k + h * kv.head_dim, v + h * kv.head_dim);
+      continue;
+    }
     for (int d = 0; d < kv.head_dim; ++d) {
       const size_t k_at = page + k_index(kv, h, token, d);
       const size_t v_at = page + v_index(kv, h, token, d);

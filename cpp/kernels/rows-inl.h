@@ -1,4 +1,5 @@
-// Kernels that work on one row of activations, written once over F32x16: norms, exponentials, quantising.
+// Kernels that work on one row of activations, written once over F32x16: norms, exponentials,
+// quantising.
 #pragma once
 
 #include <cmath>
@@ -121,7 +122,8 @@ inline F32x16 combine_planes(const int32_t* planes, int num_planes, int stride) 
   return splat(kPlaneBase) * high + from_int32(planes + stride);
 }
 
-// Writes the outputs of one activation row for row block `block` (for kSwiGlu: gate, with `up` of block+1).
+// Writes the outputs of one activation row for row block `block` (for kSwiGlu: gate, with `up` of
+// block+1).
 inline void write_outputs(const PackedMatrix& w, const GemmOutput& y, int row, int block,
                           F32x16 value, F32x16 up) {
   const bool is_swiglu = y.epilogue == Epilogue::kSwiGlu;

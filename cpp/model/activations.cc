@@ -1,14 +1,9 @@
 #include "model/activations.h"
 
-#include <cstring>
-
 namespace autoglm {
 namespace {
 
 constexpr int kTileRows = 16;
-
-// Two int8 planes keep quantised activations at 16 bits, so that the weights alone set the quality.
-constexpr bool kIsPrecise = true;
 
 size_t row_bytes(const PackedRows& rows, WeightType type) {
   const size_t cols = rows.padded_cols;
@@ -30,7 +25,7 @@ size_t num_stored_rows(const PackedRows& rows) {
 }  // namespace
 
 PackedRows PackedActivations::format(WeightType type, int rows, int padded_cols) const {
-  return kernels_.rows_format(type, rows, padded_cols, kIsPrecise);
+  return kernels_.rows_format(type, rows, padded_cols, is_precise_);
 }
 
 void PackedActivations::reserve(WeightType type, int rows, int padded_cols) {
@@ -46,12 +41,6 @@ PackedRows PackedActivations::prepare(const PackedMatrix& weight, int rows) {
   layout.data = data_.data();
   layout.scale = scale_.data();
   layout.group_sum = group_sum_.data();
-  const int tail = layout.rows * layout.planes % kTileRows;
-  if (layout.format == RowsFormat::kTile && tail != 0) {
-    const size_t tile_row_bytes = kTileRows * row_bytes(layout, weight.type);
-    const size_t last = num_stored_rows(layout) / kTileRows - 1;
-    std::memset(data_.data() + last * tile_row_bytes, 0, tile_row_bytes);
-  }
   return layout;
 }
 

@@ -10,7 +10,9 @@ namespace autoglm {
 
 class PackedActivations {
  public:
-  explicit PackedActivations(const Kernels& kernels) : kernels_(kernels) {}
+  // Quantised activations keep 16 bits when `is_precise`, else 8.
+  PackedActivations(const Kernels& kernels, bool is_precise)
+      : kernels_(kernels), is_precise_(is_precise) {}
 
   // Makes room for `rows` rows of activations for matrices of this weight type and width.
   void reserve(WeightType type, int rows, int padded_cols);
@@ -22,6 +24,7 @@ class PackedActivations {
   PackedRows format(WeightType type, int rows, int padded_cols) const;
 
   const Kernels& kernels_;
+  bool is_precise_;
   AlignedBuffer<std::byte> data_;
   AlignedBuffer<float> scale_;
   AlignedBuffer<int32_t> group_sum_;

@@ -32,7 +32,7 @@ void check_positive(const char* field, float value) {
 void check_heads(const ModelConfig& c) {
   check_range("num_heads", c.num_heads, 1, 1024);
   check_range("num_kv_heads", c.num_kv_heads, 1, c.num_heads);
-  check_range("head_dim", c.head_dim, 2, 1024);
+  check_range("head_dim", c.head_dim, 2, kMaxHeadDim);
   if (c.num_heads % c.num_kv_heads != 0) {
     reject("num_heads", c.num_heads, "a multiple of num_kv_heads");
   }

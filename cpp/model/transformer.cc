@@ -30,12 +30,12 @@ int widest_activation(const ModelConfig& c) {
 }  // namespace
 
 Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool,
-                         int max_tokens)
+                         int max_tokens, bool is_precise)
     : model_(model),
       config_(model.config()),
       kernels_(kernels),
       pool_(pool),
-      packed_(kernels),
+      packed_(kernels, is_precise),
       router_(config_, config_.num_experts > 0 ? max_tokens : 0),
       hidden_(max_tokens, config_.hidden_size),
       normed_(max_tokens, config_.hidden_size),

@@ -40,7 +40,9 @@ using Checkpoint = std::function<void()>;
 class Transformer {
  public:
   // Takes chunks of up to `max_tokens`. The references must outlive it.
-  Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool, int max_tokens);
+  // Quantised activations keep 16 bits when `is_precise`, else 8.
+  Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool, int max_tokens,
+              bool is_precise);
 
   // Runs the layers over a chunk: writes its keys and values, keeps its hidden states for head().
   void forward(const Chunk& chunk, const Checkpoint& checkpoint);
