@@ -1,14 +1,17 @@
 // Kernels for AVX2 with FMA.
 #include "kernels/ref.h"
+
+// Each file builds on the ones above it.
+// clang-format off
 #include "kernels/vec_avx2.h"
-// The order matters: each file builds on the ones above it.
+#include "kernels/rows-inl.h"
 #include "kernels/attention-inl.h"
 #include "kernels/attention_dots_avx2-inl.h"
 #include "kernels/attention_i8-inl.h"
 #include "kernels/dot_avx2-inl.h"
 #include "kernels/gemm_float-inl.h"
 #include "kernels/gemm_integer-inl.h"
-#include "kernels/rows-inl.h"
+// clang-format on
 
 namespace autoglm {
 

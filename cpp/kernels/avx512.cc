@@ -1,15 +1,18 @@
 // Kernels for AVX-512 with VNNI.
 #include "kernels/ref.h"
+
+// Each file builds on the ones above it.
+// clang-format off
 #include "kernels/vec_avx512.h"
-// The order matters: each file builds on the ones above it.
+#include "kernels/rows-inl.h"
 #include "kernels/attention-inl.h"
+#include "kernels/attention_planes-inl.h"
 #include "kernels/attention_dots_avx512-inl.h"
 #include "kernels/attention_i8-inl.h"
-#include "kernels/attention_planes-inl.h"
 #include "kernels/dot_avx512-inl.h"
 #include "kernels/gemm_float-inl.h"
 #include "kernels/gemm_integer-inl.h"
-#include "kernels/rows-inl.h"
+// clang-format on
 
 namespace autoglm {
 

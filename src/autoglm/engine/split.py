@@ -33,20 +33,23 @@ def split_text(text: str, budget_tokens: int, count: CountTokens) -> list[str]:
         return []
     pieces = _pieces(text, budget_tokens, count, _BREAKS)
     sizes = [count(piece) for piece in pieces]
-    left = sum(sizes)
     parts: list[str] = []
-    part, part_size = "", 0
-    for piece, size in zip(pieces, sizes, strict=True):
+    start, left = 0, sum(sizes)
+    while start < len(pieces):
         target = left / max(1, math.ceil(left / budget_tokens))
-        is_full = part_size + size > budget_tokens or part_size + size / 2 > target
-        # The sum is an estimate: tokens may form across a joint, so the join is counted.
-        if part and (is_full or count(part + piece) > budget_tokens):
-            parts.append(part)
-            left -= part_size
-            part, part_size = "", 0
-        part += piece
-        part_size += size
-    return [*parts, part]
+        end, size = start + 1, sizes[start]
+        while end < len(pieces) and size + sizes[end] <= budget_tokens:
+            if size + sizes[end] / 2 > target:
+                break
+            size += sizes[end]
+            end += 1
+        # The sum is an estimate: tokens may form across a joint, so the whole is counted.
+        while end > start + 1 and count("".join(pieces[start:end])) > budget_tokens:
+            end -= max(1, (end - start) // 8)
+        parts.append("".join(pieces[start:end]))
+        left -= sum(sizes[start:end])
+        start = end
+    return parts
 
 
 def _fits(text: str, budget_tokens: int, count: CountTokens) -> bool:

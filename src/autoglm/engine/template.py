@@ -11,7 +11,6 @@ import datetime
 import json
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +59,8 @@ def render(source: str, context: dict[str, Any]) -> str:
 
 def render_apart(source: str, context: dict[str, Any]) -> str:
     """Render in a process with limits. Raises TemplateError, also when a limit is met."""
+    import subprocess
+
     import minijinja
 
     packages = str(Path(minijinja.__file__).parents[1])
