@@ -101,7 +101,8 @@ class Runtime:
         chunks = stream_parts(engine, request, parts) if len(parts) > 1 else engine.stream(request)
         text, first_token_ms = "", 0.0
         for chunk in chunks:
-            first_token_ms = first_token_ms or _ms_since(start)
+            if not first_token_ms and (chunk.text or chunk.finish_reason or len(parts) <= 1):
+                first_token_ms = _ms_since(start)
             text += chunk.text
             if chunk.finish_reason is None:
                 yield chunk

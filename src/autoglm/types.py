@@ -215,7 +215,8 @@ class Result:
 class Chunk:
     """A piece of an answer. The last one has a `finish_reason` and the engine's `usage`.
 
-    The runtime's last chunk carries the whole `result` as well.
+    `token_ids` are the tokens generated for it; it has no text while a long text is read in
+    parts. The runtime's last chunk carries the whole `result` as well.
     """
 
     text: str

@@ -42,7 +42,8 @@ def stream_parts(engine: WindowedEngine, request: Request, parts: Sequence[str])
     """Answer every part, then stream the answer over the joined answers; usage is the sum.
 
     The joined answers may be too long themselves and are then read in parts again. A part's
-    answer is limited so that every round at least halves the text.
+    answer is limited so that every round at least halves the text. While parts are answered the
+    chunks have token ids and no text.
     """
     usage = Usage(0, 0)
     answers: list[str] = []
@@ -55,6 +56,7 @@ def stream_parts(engine: WindowedEngine, request: Request, parts: Sequence[str])
             if chunk.finish_reason == "cancelled":
                 yield Chunk("", finish_reason="cancelled", usage=usage)
                 return
+            yield Chunk("", chunk.token_ids)
         answers.append(answer.strip())
     merged = replace(request, text="\n".join(answers))
     parts = text_parts(engine, merged)
