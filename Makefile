@@ -113,7 +113,7 @@ size: ## count lines and bytes, and list the files nearest their cap
 	@python3 tools/size.py
 
 fuzz: build $(VENV)/.requirements-test ## property tests with many more examples
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n $(JOBS) -m fuzz $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fuzz $(ARGS)
 
 clean: ## remove the environment and every build output
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,11 +1,16 @@
-"""Fixtures that several areas share: a tiny GLM with random weights, as checkpoint and as bundle."""
+"""What several areas share: a tiny GLM with random weights, and how long property tests run."""
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from random_checkpoint import SHAPES, write_checkpoint
 
 from autoglm.modelfile.convert import convert
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=20_000)
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
