@@ -5,7 +5,7 @@ import inspect
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable
 
 import pytest
 
@@ -17,11 +17,6 @@ from autoglm.types import SamplingParams
 
 def echo(prompt: str, _sampling: SamplingParams) -> str:
     return prompt.strip()
-
-
-def slow(_prompt: str, _sampling: SamplingParams) -> str:
-    time.sleep(0.1)
-    return "x" * 10
 
 
 @pytest.mark.parametrize("name", ["__init__", "generate", "stream", "cancel", "close", "builder"])
@@ -174,14 +169,30 @@ async def test_tasks_of_one_client_run_side_by_side(make_client) -> None:
 
 
 async def test_cancelling_a_task_cancels_its_request_and_waits_for_it(make_client) -> None:
-    client = make_client(slow, AsyncAutoGLMClient)
+    has_begun, may_go_on = threading.Event(), threading.Event()
+
+    def answer(_prompt: str, _sampling: SamplingParams) -> str:
+        has_begun.set()
+        may_go_on.wait()
+        return "ok"
+
+    client = make_client(answer, AsyncAutoGLMClient)
     task = asyncio.create_task(client.generate("?"))
-    await asyncio.sleep(0.02)
+    await asyncio.to_thread(has_begun.wait)
+    (cancellation,) = client._running
     task.cancel()
+    await asyncio.to_thread(wait_for, lambda: cancellation.is_cancelled)
+    assert not task.done(), "it waits for the thread"
+    may_go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert client._running == set()
-    assert (await client.generate("?")).text == "x" * 10
+    assert (await client.generate("?")).text == "ok"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        pass
 
 
 async def test_leaving_an_async_stream_early_ends_the_request(make_client) -> None:
