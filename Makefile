@@ -104,7 +104,7 @@ fix: build $(VENV)/.requirements-lint ## format, and regenerate what is generate
 	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
 
 bench: build ## measure what README.md states; BENCH_MODEL=DIR adds a larger bundle
-	$(BIN)/python benchmarks/run.py $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(ARGS)
+	$(BIN)/python benchmarks/figures.py $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(ARGS)
 
 docs: build ## regenerate the command reference
 	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
