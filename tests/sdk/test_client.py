@@ -5,7 +5,6 @@ import inspect
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 
 import pytest
 
@@ -180,19 +179,16 @@ async def test_cancelling_a_task_cancels_its_request_and_waits_for_it(make_clien
     task = asyncio.create_task(client.generate("?"))
     await asyncio.to_thread(has_begun.wait)
     (cancellation,) = client._running
-    task.cancel()
-    await asyncio.to_thread(wait_for, lambda: cancellation.is_cancelled)
+    is_cancelled = threading.Event()
+    with cancellation.attached(is_cancelled.set):
+        task.cancel()
+        await asyncio.to_thread(is_cancelled.wait)
     assert not task.done(), "it waits for the thread"
     may_go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert client._running == set()
     assert (await client.generate("?")).text == "ok"
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    while not condition():
-        pass
 
 
 async def test_leaving_an_async_stream_early_ends_the_request(make_client) -> None:
