@@ -58,8 +58,8 @@ std::string kv_dtype_of(const Plan& plan) {
   switch (*plan.kv_dtype) {
     case KvType::kF32:
       return "fp32";
-    case KvType::kBF16:
-      return "bf16";
+    case KvType::kF16:
+      return "fp16";
     default:
       return "int8";
   }
@@ -130,7 +130,7 @@ void bind_plan(nb::module_& m) {
       .def_rw("threads", &Plan::threads, "0: physical cores")
       .def_rw("isa", &Plan::isa, "'': $AUTOGLM_ISA, else the best path")
       .def_prop_rw("kv_dtype", kv_dtype_of, set_kv_dtype,
-                   "fp32, bf16, int8 or '': fp32 for fp32 weights, else bf16")
+                   "fp32, fp16, int8 or '': fp32 for fp32 weights, else fp16")
       .def_rw("activation_bits", &Plan::activation_bits,
               "16, or 8 for faster prompts: bits of quantised activations")
       .def_rw("prefill_chunk", &Plan::prefill_chunk, "tokens of a forward pass")

@@ -16,9 +16,9 @@ namespace autoglm {
 KvType parse_kv_type(const char* name) {
   const std::string text = name;
   if (text == "fp32") return KvType::kF32;
-  if (text == "bf16") return KvType::kBF16;
+  if (text == "fp16") return KvType::kF16;
   if (text == "int8") return KvType::kI8;
-  throw Error(kArgumentError, "unknown KV type '" + text + "'; use fp32, bf16 or int8");
+  throw Error(kArgumentError, "unknown KV type '" + text + "'; use fp32, fp16 or int8");
 }
 
 namespace {

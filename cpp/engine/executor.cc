@@ -38,7 +38,7 @@ int num_pages_of(const Plan& plan, const ModelConfig& config) {
 }
 
 KvGeometry kv_geometry_of(const Plan& plan, const ModelConfig& config) {
-  const KvType natural = config.weights == WeightType::kF32 ? KvType::kF32 : KvType::kBF16;
+  const KvType natural = config.weights == WeightType::kF32 ? KvType::kF32 : KvType::kF16;
   return {.type = plan.kv_dtype.value_or(natural),
           .num_layers = config.num_layers,
           .num_kv_heads = config.num_kv_heads,

@@ -19,7 +19,7 @@ namespace autoglm {
 struct Plan {
   int threads = 0;                      // 0: physical cores
   std::string isa = {};                 // "": $AUTOGLM_ISA, else the best
-  std::optional<KvType> kv_dtype = {};  // unset: fp32 for fp32 weights, else bf16
+  std::optional<KvType> kv_dtype = {};  // unset: fp32 for fp32 weights, else fp16
   int activation_bits = 16;             // of quantised activations: 16, or 8 for faster prompts
   int prefill_chunk = 256;              // tokens of a forward pass
   int max_context = 0;                  // tokens in the KV cache; 0: the model's longest sequence

@@ -5,6 +5,7 @@
 // clang-format off
 #include "kernels/vec_avx512.h"
 #include "kernels/rows-inl.h"
+#include "kernels/store_kv-inl.h"
 #include "kernels/attention-inl.h"
 #include "kernels/attention_planes-inl.h"
 #include "kernels/attention_dots_amx-inl.h"
@@ -92,7 +93,7 @@ const Kernels kAmxKernels = {
     .rms_norm = rms_norm,
     .add = add,
     .rope = ref::rope,
-    .store_kv = ref::store_kv,
+    .store_kv = store_kv,
     .attention = attention,
     .unpack_row = ref::unpack_row,
 };

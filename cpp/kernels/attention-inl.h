@@ -31,38 +31,23 @@ struct AttentionState {
 };
 
 // scores[r][0..63] = scale * q_r . k_t, for kRows rows.
-template <int kRows, KvType kType>
-void score_page(const AttentionArgs& args, const void* keys, const AttentionState& state,
+template <int kRows, typename Element>
+void score_page(const AttentionArgs& args, const Element* keys, const AttentionState& state,
                 int first) {
-  constexpr int kVectors = kPageTokens / 16;
-  for (int half = 0; half < kVectors; half += 2) {
+  for (int t = 0; t < kPageTokens; t += 32) {
     F32x16 sums[kRows][2];
     for (auto& row : sums) row[0] = row[1] = splat(0.0f);
-    const int step = kType == KvType::kF32 ? 1 : 2;
-    for (int d = 0; d < args.kv.head_dim; d += step) {
-      if constexpr (kType == KvType::kF32) {
-        const float* k = static_cast<const float*>(keys) + d * kPageTokens + half * 16;
-        const F32x16 k0 = load(k), k1 = load(k + 16);
-        for (int r = 0; r < kRows; ++r) {
-          const F32x16 q = splat(state.rows[first + r].q[d]);
-          sums[r][0] = fma(k0, q, sums[r][0]);
-          sums[r][1] = fma(k1, q, sums[r][1]);
-        }
-      } else {
-        const bf16_t* k = static_cast<const bf16_t*>(keys) + d * kPageTokens + half * 32;
-        F32x16 even[2], odd[2];
-        load_bf16_pairs(k, &even[0], &odd[0]);
-        load_bf16_pairs(k + 32, &even[1], &odd[1]);
-        for (int r = 0; r < kRows; ++r) {
-          const float* q = state.rows[first + r].q + d;
-          const F32x16 q0 = splat(q[0]), q1 = splat(q[1]);
-          sums[r][0] = fma(odd[0], q1, fma(even[0], q0, sums[r][0]));
-          sums[r][1] = fma(odd[1], q1, fma(even[1], q0, sums[r][1]));
-        }
+    const Element* k = keys + t;
+    for (int d = 0; d < args.kv.head_dim; ++d, k += kPageTokens) {
+      const F32x16 k0 = load(k), k1 = load(k + 16);
+      for (int r = 0; r < kRows; ++r) {
+        const F32x16 q = splat(state.rows[first + r].q[d]);
+        sums[r][0] = fma(k0, q, sums[r][0]);
+        sums[r][1] = fma(k1, q, sums[r][1]);
       }
     }
     for (int r = 0; r < kRows; ++r) {
-      float* out = state.scores + (first + r) * kPageTokens + half * 16;
+      float* out = state.scores + (first + r) * kPageTokens + t;
       store(out, sums[r][0] * splat(args.scale));
       store(out + 16, sums[r][1] * splat(args.scale));
     }
@@ -94,9 +79,18 @@ void update_softmax(AttentionState& state, int r, int num_keys) {
   for (int d = 0; d < state.padded_dim; d += 16) store(sums + d, load(sums + d) * splat(shrink));
 }
 
+// Sixteen values, or the first of them where a head ends.
+template <typename Element>
+inline F32x16 load_values(const Element* v, int num) {
+  if (num >= 16) return load(v);
+  Element padded[16] = {};
+  for (int i = 0; i < num; ++i) padded[i] = v[i];
+  return load(padded);
+}
+
 // sums[r][d..d+16*kVectors) += weights[r][t] * v[t], tokens in order.
-template <int kRows, int kVectors, KvType kType>
-void add_values(const AttentionArgs& args, const void* values, const AttentionState& state,
+template <int kRows, int kVectors, typename Element>
+void add_values(const AttentionArgs& args, const Element* values, const AttentionState& state,
                 int first, int d, int num_tokens) {
   const int dim = args.kv.head_dim;
   F32x16 sums[kRows][kVectors];
@@ -106,28 +100,15 @@ void add_values(const AttentionArgs& args, const void* values, const AttentionSt
     }
   }
   const float* weights = state.scores + first * kPageTokens;
-  if constexpr (kType == KvType::kF32) {
-    const float* v = static_cast<const float*>(values) + d;
-    for (int t = 0; t < num_tokens; ++t, v += dim) {
-      F32x16 value[kVectors];
-      for (int i = 0; i < kVectors; ++i) value[i] = load_padded(v, 16 * i, dim - d);
-      for (int r = 0; r < kRows; ++r) {
-        const F32x16 weight = splat(weights[r * kPageTokens + t]);
-        for (int i = 0; i < kVectors; ++i) sums[r][i] = fma(value[i], weight, sums[r][i]);
-      }
+  const Element* v = values + d;
+  for (int t = 0; t < num_tokens; ++t, v += dim) {
+    F32x16 value[kVectors];
+    for (int i = 0; i < kVectors; ++i) {
+      value[i] = kVectors > 1 ? load(v + 16 * i) : load_values(v, dim - d);
     }
-  } else {
-    const bf16_t* v = static_cast<const bf16_t*>(values) + 2 * d;
-    for (int t = 0; t < num_tokens; t += 2, v += 2 * dim) {
-      F32x16 even[kVectors], odd[kVectors];
-      for (int i = 0; i < kVectors; ++i) load_bf16_pairs(v + 32 * i, &even[i], &odd[i]);
-      for (int r = 0; r < kRows; ++r) {
-        const F32x16 w0 = splat(weights[r * kPageTokens + t]);
-        const F32x16 w1 = splat(weights[r * kPageTokens + t + 1]);
-        for (int i = 0; i < kVectors; ++i) {
-          sums[r][i] = fma(odd[i], w1, fma(even[i], w0, sums[r][i]));
-        }
-      }
+    for (int r = 0; r < kRows; ++r) {
+      const F32x16 weight = splat(weights[r * kPageTokens + t]);
+      for (int i = 0; i < kVectors; ++i) sums[r][i] = fma(value[i], weight, sums[r][i]);
     }
   }
   for (int r = 0; r < kRows; ++r) {
@@ -137,10 +118,10 @@ void add_values(const AttentionArgs& args, const void* values, const AttentionSt
   }
 }
 
-template <int kRows, KvType kType>
-void attend_page(const AttentionArgs& args, AttentionState& state, const void* keys,
-                 const void* values, int first, int first_key) {
-  score_page<kRows, kType>(args, keys, state, first);
+template <int kRows, typename Element>
+void attend_page(const AttentionArgs& args, AttentionState& state, const Element* keys,
+                 const Element* values, int first, int first_key) {
+  score_page<kRows>(args, keys, state, first);
   int num_tokens = 0;
   for (int r = first; r < first + kRows; ++r) {
     const int num_keys = std::min(state.rows[r].num_keys - first_key, kPageTokens);
@@ -149,16 +130,15 @@ void attend_page(const AttentionArgs& args, AttentionState& state, const void* k
   }
   int d = 0;
   for (; d + 64 <= args.kv.head_dim; d += 64) {
-    add_values<kRows, 4, kType>(args, values, state, first, d, num_tokens);
+    add_values<kRows, 4>(args, values, state, first, d, num_tokens);
   }
   for (; d < args.kv.head_dim; d += 16) {
-    add_values<kRows, 1, kType>(args, values, state, first, d, num_tokens);
+    add_values<kRows, 1>(args, values, state, first, d, num_tokens);
   }
 }
 
-template <KvType kType>
+template <typename Element>
 void attend_rows(const AttentionArgs& args, AttentionState& state, int kv_head) {
-  using Element = std::conditional_t<kType == KvType::kF32, float, bf16_t>;
   const KvLayer& kv = args.kv;
   const size_t head_elements = static_cast<size_t>(kv.head_dim) * kPageTokens;
   int most_keys = 0;
@@ -170,11 +150,9 @@ void attend_rows(const AttentionArgs& args, AttentionState& state, int kv_head) 
     const Element* values = page + (kv.num_kv_heads + kv_head) * head_elements;
     int r = 0;
     while (r < state.num_rows && state.rows[r].num_keys <= first_key)
-      ++r;  // rows come in token order
-    for (; r + 4 <= state.num_rows; r += 4) {
-      attend_page<4, kType>(args, state, keys, values, r, first_key);
-    }
-    for (; r < state.num_rows; ++r) attend_page<1, kType>(args, state, keys, values, r, first_key);
+      ++r;  // rows are in token order
+    for (; r + 4 <= state.num_rows; r += 4) attend_page<4>(args, state, keys, values, r, first_key);
+    for (; r < state.num_rows; ++r) attend_page<1>(args, state, keys, values, r, first_key);
   }
 }
 
@@ -211,9 +189,9 @@ void attention_float(const AttentionArgs& args, int kv_head, int token_begin, in
     }
     std::fill(state.sums, state.sums + state.num_rows * state.padded_dim, 0.0f);
     if (args.kv.type == KvType::kF32) {
-      attend_rows<KvType::kF32>(args, state, kv_head);
+      attend_rows<float>(args, state, kv_head);
     } else {
-      attend_rows<KvType::kBF16>(args, state, kv_head);
+      attend_rows<half_t>(args, state, kv_head);
     }
     finish_rows(state, dim);
   }

@@ -5,6 +5,7 @@
 // clang-format off
 #include "kernels/vec_avx2.h"
 #include "kernels/rows-inl.h"
+#include "kernels/store_kv-inl.h"
 #include "kernels/attention-inl.h"
 #include "kernels/attention_dots_avx2-inl.h"
 #include "kernels/attention_i8-inl.h"
@@ -24,7 +25,7 @@ const Kernels kAvx2Kernels = {
     .rms_norm = rms_norm,
     .add = add,
     .rope = ref::rope,
-    .store_kv = ref::store_kv,
+    .store_kv = store_kv,
     .attention = attention,
     .unpack_row = ref::unpack_row,
 };

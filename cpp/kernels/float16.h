@@ -29,4 +29,19 @@ inline float half_to_float(uint16_t value) {
   return sign != 0 ? -subnormal : subnormal;
 }
 
+// Rounds to nearest even, clamps to the largest finite half; NaN becomes that too.
+inline uint16_t float_to_half(float value) {
+  constexpr float kLargest = 65504.0f;
+  const uint32_t sign = (std::bit_cast<uint32_t>(value) >> 16) & 0x8000u;
+  const float magnitude = std::bit_cast<float>(std::bit_cast<uint32_t>(value) & 0x7fffffffu);
+  if (!(magnitude < kLargest)) return static_cast<uint16_t>(sign | 0x7bffu);
+  if (magnitude < 0x1p-14f) {  // subnormal: adding 0.5 rounds to multiples of 2^-24
+    const uint32_t rounded = std::bit_cast<uint32_t>(magnitude + 0.5f) - 0x3f000000u;
+    return static_cast<uint16_t>(sign | rounded);
+  }
+  const uint32_t bits = std::bit_cast<uint32_t>(magnitude);
+  const uint32_t rounded = bits + 0xfffu + ((bits >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded >> 13) - (112u << 10)));
+}
+
 }  // namespace autoglm

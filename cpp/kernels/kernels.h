@@ -19,9 +19,10 @@ inline constexpr int kPageTokens = 64;  // tokens in one page of the KV cache
 inline constexpr int kMaxHeadDim = 512;
 
 using bf16_t = uint16_t;  // upper half of an IEEE float
+using half_t = uint16_t;  // IEEE half
 
 enum class WeightType : uint8_t { kF32, kBF16, kI8, kI4 };
-enum class KvType : uint8_t { kF32, kBF16, kI8 };
+enum class KvType : uint8_t { kF32, kF16, kI8 };
 
 constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -115,13 +116,11 @@ struct GemmOutput {
 
 // The KV cache of one layer, cut into pages of 64 tokens. Page p lies at base + page_table[p] *
 // page_stride elements and holds K then V:
-//   F32   K [num_kv_heads][head_dim][64]         V [num_kv_heads][64][head_dim]
-//   BF16  K [num_kv_heads][head_dim/2][64][2]    V [num_kv_heads][32][head_dim][2]
-//   I8    K [num_kv_heads][k_dim/4][64][4]       V [num_kv_heads][16][v_dim][4], then the float
-//   scales
-//         of K and of V [num_kv_heads][64] each, one per token and head; codes are -127..127; k_dim
-//         and v_dim are head_dim rounded up to 64 and 16
-// head_dim is even.
+//   F32, F16  K [num_kv_heads][head_dim][64]       V [num_kv_heads][64][head_dim]
+//   I8        K [num_kv_heads][k_dim/4][64][4]     V [num_kv_heads][16][v_dim][4], then the float
+//             scales of K and of V [num_kv_heads][64] each, one per token and head; codes are
+//             -127..127; k_dim and v_dim are head_dim rounded up to 64 and 16
+// Halves are clamped to +-65504. head_dim is even.
 struct KvLayer {
   KvType type = KvType::kF32;
   void* base = nullptr;
@@ -145,7 +144,7 @@ constexpr size_t kv_element_bytes(KvType type) {
   switch (type) {
     case KvType::kF32:
       return 4;
-    case KvType::kBF16:
+    case KvType::kF16:
       return 2;
     default:
       return 1;

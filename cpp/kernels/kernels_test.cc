@@ -319,8 +319,8 @@ std::vector<double> reference_attention(const AttentionCase& c, const std::vecto
 // Rounds [tokens][heads][head_dim] to what the cache can hold, so that the test sees only the
 // arithmetic.
 void round_to_cache(KvType type, int head_dim, std::vector<float>* values) {
-  if (type == KvType::kBF16) {
-    for (float& value : *values) value = bf16_to_float(float_to_bf16(value));
+  if (type == KvType::kF16) {
+    for (float& value : *values) value = half_to_float(float_to_half(value));
   }
   if (type != KvType::kI8) return;
   for (size_t head = 0; head < values->size(); head += head_dim) {
@@ -343,7 +343,7 @@ void test_attention() {
         random_floats(static_cast<size_t>(c.num_tokens) * c.num_heads * c.head_dim, 11, 1.5f);
     const auto all_k = random_floats(static_cast<size_t>(num_keys) * kv_dim, 12, 1.5f);
     const auto all_v = random_floats(all_k.size(), 13);
-    for (const KvType type : {KvType::kF32, KvType::kBF16, KvType::kI8}) {
+    for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kI8}) {
       auto k = all_k, v = all_v;
       for (auto* values : {&k, &v}) round_to_cache(type, c.head_dim, values);
       const auto want = reference_attention(c, q, k, v);
@@ -420,12 +420,29 @@ void test_pack_refuses_what_is_not_finite() {
   CHECK_THROWS(kModelFileError, pack(WeightType::kBF16, 16, 64, source));
 }
 
+// Every half survives, halfway cases go to even, and what is too large is clamped.
+void test_half_conversion() {
+  int wrong = 0;
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    if ((bits & 0x7c00) == 0x7c00) continue;
+    if (float_to_half(half_to_float(static_cast<uint16_t>(bits))) != bits) ++wrong;
+  }
+  CHECK_EQ(wrong, 0);
+  CHECK_EQ(float_to_half(1.0f + 0x1p-11f), 0x3c00);
+  CHECK_EQ(float_to_half(1.0f + 3 * 0x1p-11f), 0x3c02);
+  CHECK_EQ(float_to_half(0x1p-25f), 0x0000);
+  CHECK_EQ(float_to_half(3 * 0x1p-25f), 0x0002);
+  CHECK_EQ(float_to_half(1e9f), 0x7bff);
+  CHECK_EQ(float_to_half(-INFINITY), 0xfbff);
+}
+
 }  // namespace
 }  // namespace autoglm
 
 int main() {
   autoglm::test_unpack_row_inverts_pack();
   autoglm::test_pack_refuses_what_is_not_finite();
+  autoglm::test_half_conversion();
   autoglm::test_gemm();
   autoglm::test_rows_are_independent();
   autoglm::test_extreme_codes();

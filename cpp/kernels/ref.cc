@@ -194,8 +194,7 @@ size_t k_index(const KvLayer& kv, int kv_head, int token, int d) {
     return head + (static_cast<size_t>(d / 4) * kPageTokens + token) * 4 + d % 4;
   }
   const size_t head = static_cast<size_t>(kv_head) * kv.head_dim * kPageTokens;
-  if (kv.type == KvType::kF32) return head + static_cast<size_t>(d) * kPageTokens + token;
-  return head + (static_cast<size_t>(d / 2) * kPageTokens + token) * 2 + d % 2;
+  return head + static_cast<size_t>(d) * kPageTokens + token;
 }
 
 size_t v_index(const KvLayer& kv, int kv_head, int token, int d) {
@@ -207,8 +206,7 @@ size_t v_index(const KvLayer& kv, int kv_head, int token, int d) {
     return head + (static_cast<size_t>(token / 4) * dim + d) * 4 + token % 4;
   }
   const size_t head = (num_heads + kv_head) * kv.head_dim * kPageTokens;
-  if (kv.type == KvType::kF32) return head + static_cast<size_t>(token) * kv.head_dim + d;
-  return head + (static_cast<size_t>(token / 2) * kv.head_dim + d) * 2 + token % 2;
+  return head + static_cast<size_t>(token) * kv.head_dim + d;
 }
 
 // The scale of a token's key (or value) in a page of an I8 cache.
@@ -222,14 +220,14 @@ float* kv_scale(const KvLayer& kv, size_t page, int kv_head, int token, bool is_
 float load_k(const KvLayer& kv, size_t page, int kv_head, int token, int d) {
   const size_t at = page + k_index(kv, kv_head, token, d);
   if (kv.type == KvType::kF32) return static_cast<const float*>(kv.base)[at];
-  if (kv.type == KvType::kBF16) return bf16_to_float(static_cast<const bf16_t*>(kv.base)[at]);
+  if (kv.type == KvType::kF16) return half_to_float(static_cast<const half_t*>(kv.base)[at]);
   return *kv_scale(kv, page, kv_head, token, false) * static_cast<const int8_t*>(kv.base)[at];
 }
 
 float load_v(const KvLayer& kv, size_t page, int kv_head, int token, int d) {
   const size_t at = page + v_index(kv, kv_head, token, d);
   if (kv.type == KvType::kF32) return static_cast<const float*>(kv.base)[at];
-  if (kv.type == KvType::kBF16) return bf16_to_float(static_cast<const bf16_t*>(kv.base)[at]);
+  if (kv.type == KvType::kF16) return half_to_float(static_cast<const half_t*>(kv.base)[at]);
   return *kv_scale(kv, page, kv_head, token, true) * static_cast<const int8_t*>(kv.base)[at];
 }
 
@@ -353,8 +351,8 @@ void store_kv(const KvLayer& kv, int position, const float* k, const float* v) {
         static_cast<float*>(kv.base)[k_at] = k_value;
         static_cast<float*>(kv.base)[v_at] = v_value;
       } else {
-        static_cast<bf16_t*>(kv.base)[k_at] = float_to_bf16(k_value);
-        static_cast<bf16_t*>(kv.base)[v_at] = float_to_bf16(v_value);
+        static_cast<half_t*>(kv.base)[k_at] = float_to_half(k_value);
+        static_cast<half_t*>(kv.base)[v_at] = float_to_half(v_value);
       }
     }
   }

@@ -97,6 +97,21 @@ inline void load_bf16_pairs(const uint16_t* p, F32x16* even, F32x16* odd) {
   *even = {even_bf16(low), even_bf16(high)};
   *odd = {odd_bf16(low), odd_bf16(high)};
 }
+// The sixteen IEEE halves at p.
+inline F32x16 load(const uint16_t* p) {
+  const auto* halves = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+}
+inline __m128i to_halves(__m256 a) {
+  const __m256 largest = _mm256_set1_ps(65504.0f);
+  const __m256 clamped =
+      _mm256_max_ps(_mm256_min_ps(a, largest), _mm256_sub_ps(_mm256_setzero_ps(), largest));
+  return _mm256_cvtps_ph(clamped, _MM_FROUND_TO_NEAREST_INT);
+}
+inline void store_halves(uint16_t* p, F32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_halves(a.low));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p) + 1, to_halves(a.high));
+}
 // Integral values in -128..127.
 inline void store_codes(int8_t* p, F32x16 a) {
   const __m256i words = _mm256_permute4x64_epi64(

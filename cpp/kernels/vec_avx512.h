@@ -54,6 +54,17 @@ inline void load_bf16_pairs(const uint16_t* p, F32x16* even, F32x16* odd) {
   even->v = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
   odd->v = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(0xffff0000)));
 }
+// The sixteen IEEE halves at p.
+inline F32x16 load(const uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline void store_halves(uint16_t* p, F32x16 a) {
+  const __m512 largest = _mm512_set1_ps(65504.0f);
+  const __m512 clamped =
+      _mm512_max_ps(_mm512_min_ps(a.v, largest), _mm512_sub_ps(_mm512_setzero_ps(), largest));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 // Integral values in -128..127.
 inline void store_codes(int8_t* p, F32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
