@@ -224,6 +224,16 @@ def test_empty_prompt(autoglm, tiny_bundle):
     refused(autoglm("generate", "  ", "--model", tiny_bundle), WRONG_USAGE, "prompt is empty")
 
 
+def test_prompt_that_is_not_utf8(autoglm_process, tiny_bundle):
+    done = autoglm_process("generate", os.fsdecode(b"caf\xe9"), "--model", tiny_bundle)
+    refused(done, FAILED, "not UTF-8")
+
+
+def test_chat_line_that_is_not_utf8(autoglm_process, tiny_bundle):
+    done = autoglm_process("chat", "--model", tiny_bundle, stdin=b"caf\xe9\n")
+    refused(done, FAILED, "not UTF-8")
+
+
 def test_prompt_longer_than_the_context(autoglm, tiny_bundle):
     done = autoglm("generate", "long " * 2000, "--model", tiny_bundle)
     refused(done, WRONG_USAGE, "context")

@@ -101,6 +101,12 @@ def test_module_runs_like_the_command():
     assert done.stdout == f"autoglm {__version__}\n"
 
 
+def test_full_disk_behind_stdout_is_one_line():
+    script = f"{sys.executable} -m autoglm --version > /dev/full"
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "autoglm: No space left on device\n")
+
+
 def test_closed_pipe_ends_quietly():
     script = f"{sys.executable} -m autoglm --help | head -c 1"
     done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)

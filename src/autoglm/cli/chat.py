@@ -87,9 +87,9 @@ def _read_line() -> str | None:
     if sys.stdin.isatty():
         sys.stderr.write(PROMPT)
         sys.stderr.flush()
+    line = sys.stdin.buffer.readline()
     try:
-        line = sys.stdin.readline()
+        return line.decode().strip() if line else None
     except UnicodeDecodeError as err:
-        message = "standard input: not UTF-8"
+        message = "standard input is not UTF-8; check the encoding of the terminal"
         raise InputError(message) from err
-    return line.strip() if line else None

@@ -10,7 +10,7 @@ from autoglm.cli.interrupt import cancel_on_interrupt
 from autoglm.cli.options import add_model_option, add_threads_option
 from autoglm.cli.output import Progress, note, print_json, print_text
 from autoglm.config import Settings, load_settings
-from autoglm.errors import CancelledError
+from autoglm.errors import CancelledError, InputError
 from autoglm.inputs.text import read_text
 from autoglm.runtime import Runtime
 from autoglm.types import Message, Request, Result, SamplingParams
@@ -53,6 +53,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 def run(args: argparse.Namespace) -> int:
     """Print the answer."""
+    check_utf8(args.prompt, "the prompt")
     settings = settings_from(args)
     text = None
     if args.file is not None:
@@ -71,6 +72,15 @@ def run(args: argparse.Namespace) -> int:
     if result.route.num_parts > 1:
         note(f"autoglm: {result.route.reason}")
     return 0
+
+
+def check_utf8(text: str, name: str) -> None:
+    """Raise InputError for what Python keeps of bytes that were not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        message = f"{name} is not UTF-8; check the encoding of the terminal"
+        raise InputError(message) from err
 
 
 def as_json(result: Result) -> dict[str, Any]:

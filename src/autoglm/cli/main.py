@@ -120,9 +120,12 @@ def _report(err: BaseException) -> int:
     return exit_code
 
 
-def _silence_stdout() -> None:
-    """Keep the interpreter from complaining when it flushes a closed pipe at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _give_up_stdout() -> None:
+    """Write what is left, or keep the interpreter from trying again at exit and complaining."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def entry_point() -> int:
@@ -136,12 +139,13 @@ def entry_point() -> int:
         exit_code = main(argv)
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence_stdout()
+        _give_up_stdout()
         return 1
     except SystemExit as err:
         return err.code if isinstance(err.code, int) else 1
     except (Exception, KeyboardInterrupt) as err:
         if "--debug" in argv:
             raise
-        return _report(err)
+        exit_code = _report(err)
+        _give_up_stdout()
     return exit_code
