@@ -63,7 +63,7 @@ FloatMatrix gemm(const std::string& weights, const std::vector<nb::object>& part
   const OwnedMatrix matrix = own_matrix(weights, parts, rows, cols);
   check(!bias || bias->shape(0) == static_cast<size_t>(rows), "bias needs one value a row");
   check(!swiglu || rows % (2 * kRowBlock) == 0, "swiglu needs a multiple of 32 rows");
-  PackedActivations activations(kernels);
+  PackedActivations activations(kernels, true);
   activations.reserve(matrix.view.type, num_rows, matrix.view.padded_cols);
   const PackedRows packed = activations.prepare(matrix.view, num_rows);
   for (int row = 0; row < num_rows; ++row) {

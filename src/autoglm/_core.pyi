@@ -200,10 +200,17 @@ class Plan:
 
     @property
     def kv_dtype(self) -> str:
-        """fp32, bf16 or '': fp32 for fp32 weights, else bf16"""
+        """fp32, fp16, int8 or '': fp32 for fp32 weights, else fp16"""
 
     @kv_dtype.setter
     def kv_dtype(self, arg: str, /) -> None: ...
+
+    @property
+    def activation_bits(self) -> int:
+        """16, or 8 for faster prompts: bits of quantised activations"""
+
+    @activation_bits.setter
+    def activation_bits(self, arg: int, /) -> None: ...
 
     @property
     def prefill_chunk(self) -> int:
