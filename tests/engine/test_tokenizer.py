@@ -78,3 +78,32 @@ def test_a_file_that_is_no_tokenizer_is_a_model_file_error(tmp_path: Path, text:
 def test_a_missing_tokenizer_is_a_model_file_error(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="cannot be read: No such file"):
         Tokenizer.from_file(tmp_path / "tokenizer.json", vocab_size=256)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["continuing_subword_prefix", "continuing\\u005fsubword_prefix"],
+    ids=["plain", "escaped"],
+)
+def test_a_subword_prefix_that_would_abort_the_process_is_refused(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    content = byte_backend().to_str()
+    path.write_text(content.replace('"continuing_subword_prefix":null', f'"{key}": "("'))
+    assert path.read_text() != content
+    with pytest.raises(ModelFileError, match="subword prefix"):
+        Tokenizer.from_file(path, vocab_size=300)
+
+
+def test_a_fault_inside_the_library_is_a_model_file_error() -> None:
+    class PanicException(BaseException):
+        pass
+
+    class Broken:
+        def get_added_tokens_decoder(self) -> dict[int, object]:
+            return {}
+
+        def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+            raise PanicException
+
+    with pytest.raises(ModelFileError, match="tokenizer fails"):
+        Tokenizer(Broken()).decode([1])

@@ -5,8 +5,10 @@ Owns the rule that text from users never turns into control tokens, and incremen
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +18,38 @@ if TYPE_CHECKING:
     import tokenizers
 
 MAX_FILE_BYTES = 64 * 2**20
+# With a prefix that does not fit its merges the library (0.23) aborts the process.
+_SUBWORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*+:\s*+(?!null|"")')
+# Nobody writes these, and they would hide the key above.
+_ESCAPED_ASCII = re.compile(rb"u00(?:[2-6][0-9a-fA-F]|7[0-9a-eA-E])")
 REPLACEMENT = "\ufffd"
 # A character has at most four bytes; with more tokens waiting the bytes are not UTF-8 at all.
 MAX_PENDING_TOKENS = 8
+
+
+def _is_panic(err: BaseException) -> bool:
+    """Whether a fault inside the library surfaced; its class is not an Exception."""
+    return type(err).__name__ == "PanicException"
+
+
+def _has_escaped_ascii(content: bytes) -> bool:
+    for match in _ESCAPED_ASCII.finditer(content):
+        before = content[max(0, match.start() - 64) : match.start()]
+        num_backslashes = len(before) - len(before.rstrip(b"\\"))
+        if num_backslashes % 2:
+            return True
+    return False
+
+
+@contextmanager
+def _panics_translated() -> Iterator[None]:
+    try:
+        yield
+    except BaseException as err:
+        if isinstance(err, Exception) or _is_panic(err):
+            message = "the model's tokenizer fails; tokenizer.json is broken"
+            raise ModelFileError(message) from err
+        raise
 
 
 class Tokenizer:
@@ -40,17 +71,23 @@ class Tokenizer:
         import tokenizers
 
         try:
-            size = path.stat().st_size
+            with path.open("rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
         except OSError as err:
             message = f"{path}: cannot be read: {err.strerror or err}"
             raise ModelFileError(message) from err
-        if size > MAX_FILE_BYTES:
-            message = f"{path}: has {size} bytes, a tokenizer at most {MAX_FILE_BYTES}"
+        if len(content) > MAX_FILE_BYTES:
+            message = f"{path}: has more than the {MAX_FILE_BYTES} bytes a tokenizer may have"
+            raise ModelFileError(message)
+        if _SUBWORD_PREFIX.search(content) or _has_escaped_ascii(content):
+            message = f"{path}: has a subword prefix, or letters written as \\u escapes"
             raise ModelFileError(message)
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as err:  # the library raises bare Exception
-            message = f"{path}: not a tokenizer this version reads: {err}"
+            backend = tokenizers.Tokenizer.from_buffer(content)
+        except BaseException as err:  # the library raises bare Exception
+            if not isinstance(err, Exception) and not _is_panic(err):
+                raise
+            message = f"{path}: not a tokenizer this version reads: {str(err)[:200]}"
             raise ModelFileError(message) from err
         backend.no_padding()
         backend.no_truncation()
@@ -67,16 +104,18 @@ class Tokenizer:
         Raises InvalidRequestError for text with lone surrogates.
         """
         try:
-            with self._lock:
-                self._backend.encode_special_tokens = not has_controls
-                return self._backend.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError) as err:
+            text.encode()
+        except UnicodeEncodeError as err:
             message = "the text has characters that are not valid Unicode (lone surrogates)"
             raise InvalidRequestError(message) from err
+        with self._lock, _panics_translated():
+            self._backend.encode_special_tokens = not has_controls
+            return self._backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], *, has_controls: bool = False) -> str:
         """The text of `ids`, with or without control tokens."""
-        return self._backend.decode(list(ids), skip_special_tokens=not has_controls)
+        with _panics_translated():
+            return self._backend.decode(list(ids), skip_special_tokens=not has_controls)
 
     def is_control_in(self, text: str) -> bool:
         """Whether `text` contains the name of a control token."""
