@@ -2,6 +2,7 @@
 
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from tests.fakes import ask, text_of
 
 import autoglm
 from autoglm.engine.local import LocalEngine
-from autoglm.engine.model import LoadedModel, load_model
+from autoglm.engine.model import LoadedModel, load_model, pool_tokens
 from autoglm.errors import (
     CancelledError,
     InvalidRequestError,
@@ -32,6 +33,13 @@ def model(tiny_bundle) -> LoadedModel:
 @pytest.fixture
 def engine(model) -> LocalEngine:
     return model.engine(max_tokens=24)
+
+
+def test_kv_cache_of_a_small_model_holds_four_windows_of_a_large_one_little_more(model) -> None:
+    small = replace(model.config, num_layers=6, num_kv_heads=2, head_dim=64)
+    large = replace(model.config, num_layers=28, num_kv_heads=4, head_dim=128)
+    assert pool_tokens(small, 2048) == 4 * 2048
+    assert pool_tokens(large, 8192) == 8192 + 64 * 2**20 // (28 * 4 * 128 * 2 * 2)
 
 
 def test_logits_have_a_float32_row_for_every_token(model) -> None:

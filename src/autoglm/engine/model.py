@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Models announce windows of 128k tokens and more, whose KV cache few devices can hold.
 DEFAULT_MAX_CONTEXT = 8192
+# What the KV cache may take beyond one full window, for other requests and earlier prompts.
+KV_SPARE_BYTES = 64 * 2**20
 EMBEDDED_MODEL = Path(__file__).parents[1] / "lite" / "bundle"
 
 
@@ -48,7 +50,7 @@ class LoadedModel:
             bundle.tokenizer_path, vocab_size=bundle.config.vocab_size
         )
         self._native: NativeModel | None = NativeModel(
-            bundle, pool_tokens=2 * self.context_tokens, threads=threads
+            bundle, pool_tokens=pool_tokens(bundle.config, self.context_tokens), threads=threads
         )
 
     @property
@@ -123,6 +125,13 @@ class LoadedModel:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def pool_tokens(config: ArchConfig, context_tokens: int) -> int:
+    """How many tokens the KV cache holds: one window, and up to three more if they are small."""
+    element_bytes = 4 if config.weights == "fp32" else 2
+    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_bytes
+    return context_tokens + min(3 * context_tokens, KV_SPARE_BYTES // token_bytes)
 
 
 def embedded_model() -> Path:
