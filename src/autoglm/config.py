@@ -15,7 +15,7 @@ from autoglm.errors import UsageError
 
 Value = str | int | bool | None
 
-MAX_THREADS = 1024
+MAX_THREADS = 256
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
