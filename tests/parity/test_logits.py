@@ -36,9 +36,8 @@ def test_packed_bundle_gives_the_logits_of_its_weights(name, weights, make_case,
     assert relative_error(logits, case.dequantised_logits(weights)) <= PACKED_TOLERANCE
 
 
-# Not for mixtures of experts: rounding changes which experts some tokens take.
-def test_default_cache_costs_little(dense_name, weights, make_case, start):
-    case = make_case(dense_name)
+def test_default_cache_costs_little(name, weights, make_case, start):
+    case = make_case(name)
     logits = start(case.bundle(weights))().logits(case.ids)
     assert relative_error(logits, case.dequantised_logits(weights)) <= HALF_KV_TOLERANCE
 
