@@ -76,14 +76,15 @@ class _Client:
             message = f"model_size is {model_size!r}; expected ModelSize.LITE"
             raise UsageError(message) from err
         flags = {
-            "model": None if model is None else os.fspath(model),
+            "model": _path_text("model", model),
             "offline": offline,
             "threads": threads,
             "context_tokens": context_tokens,
             "max_tokens": max_tokens,
             "cache_mib": cache_mib,
         }
-        path = None if context is None else Path(context) / "config.toml"
+        directory = _path_text("context", context)
+        path = None if directory is None else Path(directory) / "config.toml"
         self._runtime = Runtime(load_settings(flags, path=path))
         self._running: set[Cancellation] = set()
         self._lock = threading.Lock()
@@ -290,6 +291,14 @@ class ClientBuilder(Generic[ClientT]):
             context=self._context,
             threads=self._threads,
         )
+
+
+def _path_text(name: str, path: str | os.PathLike[str] | None) -> str | None:
+    try:
+        return None if path is None else os.fspath(path)
+    except TypeError as err:
+        message = f"{name} is a {type(path).__name__}; expected the path of a directory"
+        raise UsageError(message) from err
 
 
 def _request(

@@ -109,7 +109,16 @@ def test_builder_of_the_mobile_sdk(tmp_path) -> None:
     assert isinstance(AsyncAutoGLMClient.builder().build(), AsyncAutoGLMClient)
 
 
-@pytest.mark.parametrize("options", [{"threads": -1}, {"offline": False}, {"model_size": "huge"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threads": -1},
+        {"offline": False},
+        {"model_size": "huge"},
+        {"context": object()},
+        {"model": 5},
+    ],
+)
 def test_bad_client_options_are_usage_errors(options) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         AutoGLMClient(**options)
