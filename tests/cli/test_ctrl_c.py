@@ -11,14 +11,16 @@ import pytest
 TIMEOUT_S = 60
 POLL_S = 0.002
 INTERRUPTED = 130
-# The plain C++ path and a prompt near the context's end make each phase last for seconds.
-PROMPT = "long " * 1500
+# On the plain C++ path these last for seconds: (prompt, most tokens of the answer).
+LONG_PROMPT = ("long " * 1500, 500)
+LONG_ANSWER = ("long " * 100, 7000)
 
 
 @pytest.fixture
-def request_process(tiny_bundle):
+def request_process(request, tiny_bundle):
     """A request in progress."""
-    arguments = ["generate", PROMPT, "--model", tiny_bundle, "--max-tokens", "500", "--stream"]
+    prompt, max_tokens = request.param
+    arguments = ["generate", prompt, "--model", tiny_bundle, "--max-tokens", max_tokens, "--stream"]
     with subprocess.Popen(
         [sys.executable, "-m", "autoglm", *map(str, arguments), "--threads", "2"],
         stdout=subprocess.PIPE,
@@ -45,16 +47,19 @@ def interrupt(process):
     return process.returncode, stderr.decode()
 
 
+@pytest.mark.parametrize("request_process", [LONG_PROMPT], indirect=True, ids=[""])
 def test_while_loading(request_process):
     wait_for_threads(request_process, 2)  # the watcher starts before the model is opened
     assert interrupt(request_process) == (INTERRUPTED, "autoglm: interrupted\n")
 
 
+@pytest.mark.parametrize("request_process", [LONG_PROMPT], indirect=True, ids=[""])
 def test_while_reading_the_prompt(request_process):
     wait_for_threads(request_process, 3)  # the core's worker starts once the model is mapped
     assert interrupt(request_process) == (INTERRUPTED, "autoglm: interrupted\n")
 
 
+@pytest.mark.parametrize("request_process", [LONG_ANSWER], indirect=True, ids=[""])
 def test_while_writing_the_answer(request_process):
     assert request_process.stdout.read(1)
     assert interrupt(request_process) == (INTERRUPTED, "autoglm: interrupted\n")
