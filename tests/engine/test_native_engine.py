@@ -124,6 +124,25 @@ def test_a_prompt_read_in_steps_gives_the_logits_of_the_whole(model, engine) -> 
     assert first == (int(np.argmax(model.logits(ids)[-1])),)
 
 
+def test_requests_ended_at_any_point_give_all_pages_back(model) -> None:
+    engine = model.engine(max_tokens=200)
+    executor = model.native._executor
+    num_pages = executor.num_free_pages
+    for number in range(150):
+        cancellation = Cancellation()
+        request = ask(TEXT * (1 + number % 20), cancellation=cancellation)
+        stream = engine.stream(request)
+        for _ in range(number % 5):
+            next(stream, None)
+        if number % 3 == 0:
+            stream.close()
+        elif number % 3 == 1:
+            cancellation.cancel()
+            list(stream)
+        del stream
+    assert executor.num_free_pages == num_pages
+
+
 def test_a_cancelled_score_is_a_cancelled_error(model) -> None:
     stop = threading.Event()
 
