@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
@@ -35,7 +35,7 @@ class AnswerCache:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._answers: OrderedDict[bytes, Answer] = OrderedDict()
-        self._secret = secrets.token_bytes(32)
+        self._secret = os.urandom(32)
         self._lock = threading.Lock()
 
     def key(self, request: Request, *, model: bytes, context_tokens: int, max_tokens: int) -> bytes:

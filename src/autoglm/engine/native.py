@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -142,7 +142,7 @@ def _native_sampling(
     native.repetition_penalty = either(params.repetition_penalty, "repetition_penalty", 1.0)
     native.presence_penalty = params.presence_penalty
     native.frequency_penalty = params.frequency_penalty
-    native.seed = secrets.randbits(64) if params.seed is None else params.seed
+    native.seed = int.from_bytes(os.urandom(8)) if params.seed is None else params.seed
     native.logit_bias = dict(params.logit_bias)
     native.eos_ids = list(eos_ids)
     native.ignore_eos = params.ignore_eos
