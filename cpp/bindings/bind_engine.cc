@@ -151,7 +151,9 @@ void bind_sampling(nb::module_& m) {
       .def_rw("seed", &Sampling::seed)
       .def_prop_rw("logit_bias", logit_bias_of, set_logit_bias, "added to logits, by token id")
       .def_rw("eos_ids", &Sampling::eos_ids)
-      .def_rw("ignore_eos", &Sampling::ignore_eos);
+      .def_rw("ignore_eos", &Sampling::ignore_eos)
+      .def_rw("prompt_lookup", &Sampling::prompt_lookup,
+              "verify drafts from the text so far; changes speed, never a token");
 }
 
 void bind_model(nb::module_& m) {
@@ -215,7 +217,9 @@ void bind_session(nb::module_& m) {
           nb::arg("ids"), "Sum over t >= 1 of -log p(ids[t] | ids[:t]).")
       .def("cancel", &Session::cancel,
            "Makes the running call, or else the next, raise code 501; from any thread.")
-      .def_prop_ro("num_tokens", &Session::num_tokens);
+      .def_prop_ro("num_tokens", &Session::num_tokens)
+      .def_prop_ro("num_drafted", &Session::num_drafted, "tokens drafted by prompt lookup")
+      .def_prop_ro("num_accepted", &Session::num_accepted, "drafted tokens that were right");
 }
 
 }  // namespace

@@ -74,12 +74,13 @@ void Executor::check_ids(std::span<const int32_t> ids) const {
   }
 }
 
-void Executor::forward(const Chunk& chunk, float* last_logits, const Checkpoint& checkpoint) {
+void Executor::forward(const Chunk& chunk, int num_logits, float* logits,
+                       const Checkpoint& checkpoint) {
   const std::lock_guard lock(forward_mutex_);
   transformer_.forward(chunk, checkpoint);
-  if (last_logits == nullptr) return;
+  if (num_logits == 0) return;
   const int num_tokens = static_cast<int>(chunk.ids.size());
-  transformer_.head(num_tokens - 1, num_tokens, last_logits, model_->config().vocab_size);
+  transformer_.head(num_tokens - num_logits, num_tokens, logits, model_->config().vocab_size);
 }
 
 void Executor::logits(std::span<const int32_t> ids, float* out, const Checkpoint& checkpoint) {

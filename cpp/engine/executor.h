@@ -41,9 +41,9 @@ class Executor {
   // Throws Error(kArgumentError) unless every id is in the vocabulary.
   void check_ids(std::span<const int32_t> ids) const;
 
-  // Computes a chunk of up to prefill_chunk() tokens; the logits of its last token go to
-  // `last_logits` [vocab_size] unless null. Callers on several threads take turns.
-  void forward(const Chunk& chunk, float* last_logits, const Checkpoint& checkpoint);
+  // Computes a chunk of up to prefill_chunk() tokens; the logits of its last `num_logits` tokens go
+  // to `logits` [num_logits][vocab_size]. Callers on several threads take turns.
+  void forward(const Chunk& chunk, int num_logits, float* logits, const Checkpoint& checkpoint);
 
   // Logits of every token of a sequence of its own, [ids.size()][vocab_size]; nothing is reused or
   // kept.

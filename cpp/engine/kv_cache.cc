@@ -62,15 +62,18 @@ int KvCache::num_free_pages() const {
 }
 
 void KvCache::acquire(int count, std::vector<int32_t>& pages) {
+  if (try_acquire(count, pages)) return;
+  throw Error(kContextFullError, "the KV cache is full: " + std::to_string(count) + " pages of " +
+                                     std::to_string(kPageTokens) + " tokens needed, " +
+                                     std::to_string(num_free_pages()) + " of " +
+                                     std::to_string(pages_.size()) + " free");
+}
+
+bool KvCache::try_acquire(int count, std::vector<int32_t>& pages) {
   const std::lock_guard lock(mutex_);
-  const int num_free = static_cast<int>(blank_.size()) + num_reusable_;
-  if (count > num_free) {
-    throw Error(kContextFullError, "the KV cache is full: " + std::to_string(count) + " pages of " +
-                                       std::to_string(kPageTokens) + " tokens needed, " +
-                                       std::to_string(num_free) + " of " +
-                                       std::to_string(pages_.size()) + " free");
-  }
+  if (count > static_cast<int>(blank_.size()) + num_reusable_) return false;
   for (int i = 0; i < count; ++i) pages.push_back(take_page());
+  return true;
 }
 
 void KvCache::release(std::span<const int32_t> pages) {
@@ -175,6 +178,11 @@ int KvSequence::attach(std::span<const int32_t> ids, int num_computed) {
 void KvSequence::reserve(int num_tokens) {
   const int missing = pages_for(num_tokens) - static_cast<int>(pages_.size());
   if (missing > 0) cache_.acquire(missing, pages_);
+}
+
+bool KvSequence::try_reserve(int num_tokens) {
+  const int missing = pages_for(num_tokens) - static_cast<int>(pages_.size());
+  return missing <= 0 || cache_.try_acquire(missing, pages_);
 }
 
 void KvSequence::publish(std::span<const int32_t> ids, int num_computed) {

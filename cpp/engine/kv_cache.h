@@ -52,6 +52,8 @@ class KvCache {
   // Appends `count` pages, all or none, for the caller alone. Pages without reusable content go
   // first, then the least recently used. Throws Error(kContextFullError).
   void acquire(int count, std::vector<int32_t>& pages);
+  // As acquire(), but returns false when there are too few.
+  bool try_acquire(int count, std::vector<int32_t>& pages);
   // Gives up one reference to each page. Published pages stay reusable, later ones evicted first.
   void release(std::span<const int32_t> pages);
 
@@ -109,6 +111,8 @@ class KvSequence {
   // Attaches reusable pages for whole pages of `ids` beyond its first `num_computed`, which must
   // all be published. Leaves at least one token. Returns the tokens gained.
   int attach(std::span<const int32_t> ids, int num_computed);
+  // Makes room for `num_tokens` in all, or returns false and changes nothing.
+  bool try_reserve(int num_tokens);
   // Makes room for `num_tokens` in all. Throws Error(kContextFullError) and changes nothing.
   void reserve(int num_tokens);
   // Publishes the pages that the first `num_computed` of `ids` fill.

@@ -24,6 +24,7 @@ struct Sampling {
   std::vector<std::pair<int32_t, float>> logit_bias = {};
   std::vector<int32_t> eos_ids = {};
   bool ignore_eos = false;
+  bool prompt_lookup = true;  // verify drafts from the text so far; changes speed, never a token
 };
 
 // Throws Error(kArgumentError) naming the parameter that is out of range.

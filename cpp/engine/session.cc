@@ -1,12 +1,20 @@
 #include "engine/session.h"
 
 #include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 
 #include "base/error.h"
 
 namespace autoglm {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
 
 Session::Session(std::shared_ptr<Executor> executor)
     : executor_(std::move(executor)),
@@ -50,24 +58,72 @@ std::vector<int32_t> Session::decode(int n, const Sampling& sampling, const Chec
   if (tokens_.empty()) throw Error(kArgumentError, "decode needs a prefill first");
   std::vector<int32_t> ids;
   ids.reserve(std::min(n, executor_->max_tokens()));
-  while (static_cast<int>(ids.size()) < n) {
+  bool is_open = true;
+  while (is_open && static_cast<int>(ids.size()) < n) {
     check_interrupt(poll);
     try {
-      if (!has_logits()) compute_pending(poll);
+      is_open = decode_step(n - static_cast<int>(ids.size()), sampling, ids, poll);
     } catch (const Error& error) {
       if (error.code() == kContextFullError && !ids.empty()) break;
       throw;
     }
-    const int32_t id =
-        sampler_.sample({logits_.data(), logits_.size()}, sampling, tokens_, num_prompt_);
-    tokens_.push_back(id);
-    ids.push_back(id);
-    num_tokens_ = static_cast<int>(tokens_.size());
-    if (!sampling.ignore_eos && std::ranges::find(sampling.eos_ids, id) != sampling.eos_ids.end()) {
-      break;
-    }
   }
   return ids;
+}
+
+bool Session::sample(std::span<const float> logits, const Sampling& sampling,
+                     std::vector<int32_t>& ids) {
+  const int32_t id = sampler_.sample(logits, sampling, tokens_, num_prompt_);
+  tokens_.push_back(id);
+  ids.push_back(id);
+  num_tokens_ = static_cast<int>(tokens_.size());
+  return sampling.ignore_eos || std::ranges::find(sampling.eos_ids, id) == sampling.eos_ids.end();
+}
+
+bool Session::decode_step(int most_tokens, const Sampling& sampling, std::vector<int32_t>& ids,
+                          const Checkpoint& poll) {
+  if (has_logits()) return sample({logits_.data(), logits_.size()}, sampling, ids);
+  const auto start = std::chrono::steady_clock::now();
+  const Draft draft = find_draft(most_tokens - 1, sampling);
+  const int num_drafted = static_cast<int>(draft.ids.size());
+  if (num_drafted == 0) {
+    const bool is_one_token = num_computed_ + 1 == tokens_.size();
+    compute_pending(poll);
+    if (is_one_token) speculation_.record(0, 0, 0, seconds_since(start));
+    return sample({logits_.data(), logits_.size()}, sampling, ids);
+  }
+  const size_t vocab_size = logits_.size();
+  draft_logits_.reserve((num_drafted + 1) * vocab_size);
+  step_ids_.assign(1, tokens_.back());
+  step_ids_.insert(step_ids_.end(), draft.ids.begin(), draft.ids.end());
+  executor_->forward({step_ids_, static_cast<int>(num_computed_), kv_.view()}, num_drafted + 1,
+                     draft_logits_.data(), [&] { check_interrupt(poll); });
+  const double seconds = seconds_since(start);
+  int num_accepted = -1;  // the first token needs no draft to be right
+  bool is_open = true;
+  do {
+    ++num_accepted;
+    ++num_computed_;
+    is_open = sample({draft_logits_.data() + num_accepted * vocab_size, vocab_size}, sampling, ids);
+  } while (is_open && num_accepted < num_drafted && tokens_.back() == step_ids_[num_accepted + 1]);
+  kv_.publish(tokens_, static_cast<int>(num_computed_));
+  speculation_.record(draft.match_length, num_drafted, num_accepted, seconds);
+  num_drafted_ += num_drafted;
+  num_accepted_ += num_accepted;
+  return is_open;
+}
+
+Draft Session::find_draft(int most_tokens, const Sampling& sampling) {
+  const int num_tokens = static_cast<int>(tokens_.size());
+  const int room = std::min(executor_->max_tokens() - num_tokens, executor_->prefill_chunk() - 1);
+  const int most = std::min({most_tokens, room, Speculation::kMaxDraft});
+  if (!sampling.prompt_lookup || most < 1 || num_computed_ + 1 != tokens_.size()) return {};
+  Draft draft = lookup_.find(tokens_, most);
+  if (draft.ids.empty()) return {};
+  const size_t wanted = speculation_.draft_tokens(draft.match_length);
+  draft.ids = draft.ids.first(std::min(wanted, draft.ids.size()));
+  if (!kv_.try_reserve(num_tokens + static_cast<int>(draft.ids.size()))) return {};
+  return draft;
 }
 
 void Session::logits(std::span<const int32_t> ids, float* out, const Checkpoint& poll) {
@@ -101,7 +157,7 @@ void Session::compute_pending(const Checkpoint& poll) {
     const bool is_last = num_computed_ + count == num_tokens;
     executor_->forward(
         {tokens.subspan(num_computed_, count), static_cast<int>(num_computed_), kv_.view()},
-        is_last ? logits_.data() : nullptr, checkpoint);
+        is_last ? 1 : 0, logits_.data(), checkpoint);
     num_computed_ += count;
     kv_.publish(tokens, static_cast<int>(num_computed_));
   }

@@ -10,7 +10,9 @@
 
 #include "engine/executor.h"
 #include "engine/kv_cache.h"
+#include "engine/lookup.h"
 #include "engine/sampler.h"
+#include "engine/speculation.h"
 
 namespace autoglm {
 
@@ -38,11 +40,22 @@ class Session {
   void cancel() { is_cancelled_.store(true); }
 
   int num_tokens() const { return num_tokens_.load(); }
+  // Tokens drafted by prompt lookup, and those of them that were right.
+  int num_drafted() const { return num_drafted_.load(); }
+  int num_accepted() const { return num_accepted_.load(); }
   const Executor& executor() const { return *executor_; }
 
  private:
   void check_interrupt(const Checkpoint& poll);
   void compute_pending(const Checkpoint& poll);
+  // Samples the token after tokens_ and appends it to tokens_ and `ids`; false after one of
+  // eos_ids.
+  bool sample(std::span<const float> logits, const Sampling& sampling, std::vector<int32_t>& ids);
+  // Computes the last token and a draft of what follows it, and samples until the draft is wrong.
+  // At most `most_tokens`; false after one of eos_ids.
+  bool decode_step(int most_tokens, const Sampling& sampling, std::vector<int32_t>& ids,
+                   const Checkpoint& poll);
+  Draft find_draft(int most_tokens, const Sampling& sampling);
   bool has_logits() const { return num_scored_ == tokens_.size(); }
 
   std::shared_ptr<Executor> executor_;
@@ -50,11 +63,17 @@ class Session {
   KvSequence kv_;
   Sampler sampler_;
   std::vector<int32_t> tokens_;
-  size_t num_computed_ = 0;  // leading tokens whose KV exists
-  size_t num_prompt_ = 0;    // tokens up to the end of the last prefill
-  size_t num_scored_ = 0;    // logits_ belong to the last of this many tokens; 0: to none
-  AlignedBuffer<float> logits_;
+  size_t num_computed_ = 0;            // leading tokens whose KV exists
+  size_t num_prompt_ = 0;              // tokens up to the end of the last prefill
+  size_t num_scored_ = 0;              // logits_ belong to the last of this many tokens; 0: to none
+  AlignedBuffer<float> logits_;        // of the last token
+  AlignedBuffer<float> draft_logits_;  // of a step, once there was a draft
+  std::vector<int32_t> step_ids_;      // the last token and the draft
+  PromptLookup lookup_;
+  Speculation speculation_;
   std::atomic<int> num_tokens_{0};
+  std::atomic<int> num_drafted_{0};
+  std::atomic<int> num_accepted_{0};
   std::atomic<bool> is_cancelled_{false};
 };
 

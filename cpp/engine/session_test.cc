@@ -79,6 +79,37 @@ void test_sessions_in_parallel_decode_what_they_decode_alone() {
   }
 }
 
+// A prompt that repeats itself makes drafts; whatever is drafted, the tokens are those without.
+void test_prompt_lookup_changes_no_token() {
+  int num_accepted = 0;
+  for (const WeightType type :
+       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+    const TinyModel tiny(tiny_config(type));
+    const auto model = tiny.load();
+    std::vector<int32_t> ids = random_ids(40);
+    for (int i = 0; i < 3; ++i) ids.insert(ids.end(), ids.begin(), ids.begin() + 40);
+    for (const Isa isa : supported_isas()) {
+      for (const KvType kv_type : {KvType::kF32, KvType::kF16, KvType::kI8}) {
+        const Plan plan{.threads = 2, .isa = std::string(isa_name(isa)), .kv_dtype = kv_type};
+        const auto executor = std::make_shared<Executor>(model, plan);
+        for (const float temperature : {0.0f, 0.3f}) {
+          Sampling sampling{.temperature = temperature, .repetition_penalty = 1.1f, .seed = 3};
+          Session with(executor), without(executor);
+          with.prefill(ids, {});
+          without.prefill(ids, {});
+          const auto drafted = with.decode(60, sampling, {});
+          sampling.prompt_lookup = false;
+          CHECK(drafted == without.decode(60, sampling, {}));
+          CHECK_EQ(with.num_tokens(), without.num_tokens());
+          CHECK_EQ(without.num_drafted(), 0);
+          num_accepted += with.num_accepted();
+        }
+      }
+    }
+  }
+  CHECK(num_accepted > 100);
+}
+
 // Abandons calls at every layer boundary in turn; the session must go on as if nothing had
 // happened.
 void test_an_interrupted_session_goes_on() {
@@ -152,6 +183,7 @@ int main() {
   autoglm::test_chunks_and_threads_do_not_change_a_bit();
   autoglm::test_a_reused_prefix_decodes_like_a_cold_one();
   autoglm::test_sessions_in_parallel_decode_what_they_decode_alone();
+  autoglm::test_prompt_lookup_changes_no_token();
   autoglm::test_an_interrupted_session_goes_on();
   autoglm::test_cancel_stops_one_call();
   autoglm::test_the_context_ends_with_an_error_and_no_change();

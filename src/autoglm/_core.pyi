@@ -298,6 +298,13 @@ class Sampling:
     @ignore_eos.setter
     def ignore_eos(self, arg: bool, /) -> None: ...
 
+    @property
+    def prompt_lookup(self) -> bool:
+        """verify drafts from the text so far; changes speed, never a token"""
+
+    @prompt_lookup.setter
+    def prompt_lookup(self, arg: bool, /) -> None: ...
+
 class Model:
     """A model's mapped, validated weights."""
 
@@ -359,6 +366,14 @@ class Session:
 
     @property
     def num_tokens(self) -> int: ...
+
+    @property
+    def num_drafted(self) -> int:
+        """tokens drafted by prompt lookup"""
+
+    @property
+    def num_accepted(self) -> int:
+        """drafted tokens that were right"""
 
 def packed_shapes(weights: str, rows: int, cols: int) -> list[tuple[str, str, list[int]]]:
     """
