@@ -91,3 +91,12 @@ def test_convert_and_verify_go_together(autoglm, tiny_checkpoint, tmp_path):
     damaged = autoglm("verify", out)
     assert damaged.exit_code == 1
     assert "model.safetensors" in damaged.stdout + damaged.stderr
+
+
+def test_doctor_names_the_instruction_sets_when_the_forced_one_is_none(
+    autoglm_process, tiny_bundle
+):
+    environment = {**os.environ, "AUTOGLM_ISA": "mmx"}
+    done = autoglm_process("doctor", "--model", tiny_bundle, "--json", env=environment)
+    assert done.exit_code == 1
+    assert "scalar, avx2, avx512, amx" in json.loads(done.stdout)["engine"]["problem"]
