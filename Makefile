@@ -19,7 +19,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find src cpp -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
 CXX_FILES = $(shell find cpp -name '*.cc' -o -name '*.h')
 PORTABLE := aarch64 riscv64
-PYTHON_FILES := src tests tools benchmarks
+PYTHON_FILES := src tests tools benchmarks examples
 
 # $(call logged,what,log file,command): set-up output goes to a log, so that the standard output of
 # `make run` is the answer alone. The lock keeps two builds out of one environment.

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-AREAS = ("src", "cpp", "tests", "tools", "benchmarks")
+AREAS = ("src", "cpp", "tests", "tools", "benchmarks", "examples")
 CAPS = {".py": 400, ".cc": 700, ".h": 700}
 NUM_LARGEST = 8
 
