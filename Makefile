@@ -92,6 +92,7 @@ lint: build $(VENV)/.requirements-lint $(VENV)/.requirements-test ## every stati
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks/*.py tools/*.py
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/python -m pytest -q tests/gates
