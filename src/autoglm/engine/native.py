@@ -23,8 +23,18 @@ if TYPE_CHECKING:
 class NativeModel:
     """Mapped weights, worker threads and one KV cache, shared by its sessions."""
 
-    def __init__(self, bundle: Bundle, *, pool_tokens: int, threads: int = 0) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        pool_tokens: int,
+        threads: int = 0,
+        has_prompt_lookup: bool = True,
+    ) -> None:
         """`threads` 0 is the number of physical cores.
+
+        `has_prompt_lookup` lets sessions verify drafts from the text so far: faster on repetitive
+        text, the same tokens.
 
         Raises ModelFileError and its kinds, ResourceError.
         """
@@ -32,6 +42,7 @@ class NativeModel:
 
         self._core = _core
         self._bundle = bundle
+        self._has_prompt_lookup = has_prompt_lookup
         self._measured: list[_core.Session] = []
         plan = _core.Plan()
         plan.threads = threads
@@ -59,6 +70,7 @@ class NativeModel:
     def session(self, sampling: SamplingParams) -> NativeSession:
         """A new, empty sequence."""
         native = _native_sampling(sampling, self._bundle.generation, self._bundle.eos_ids)
+        native.prompt_lookup = self._has_prompt_lookup
         with translate_core_errors():
             return NativeSession(self._core.Session(self._executor), native)
 
