@@ -213,26 +213,44 @@ inline F32x16 finished_row(const std::byte* partial, const PackedRows& x, int pl
   }
 }
 
-template <bool kIsBf16>
+// Outputs of one pair of blocks from its finished sums.
+template <bool kIsBf16, Epilogue kEpilogue>
 inline void write_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
                         int num_blocks, int first_row, int num_rows, const std::byte* partial) {
-  const bool is_swiglu = y.epilogue == Epilogue::kSwiGlu;
+  F32x16 scale[2];
+  for (int b = 0; b < num_blocks && !kIsBf16; ++b) {
+    scale[b] = load(w.scale + (block + b) * kRowBlock);
+  }
   for (int m = 0; m < num_rows; ++m) {
     const int row = first_row + m;
     F32x16 values[2];
     for (int b = 0; b < num_blocks; ++b) {
       values[b] = finished_row<kIsBf16>(partial, x, m * x.planes, b);
-      if constexpr (!kIsBf16) {
-        const F32x16 scale = load(w.scale + (block + b) * kRowBlock) * splat(x.scale[row]);
-        values[b] = values[b] * scale;
+      if constexpr (!kIsBf16) values[b] = values[b] * (scale[b] * splat(x.scale[row]));
+    }
+    if constexpr (kEpilogue == Epilogue::kSwiGlu) {
+      write_outputs<kEpilogue>(w, y, row, block, values[0], values[1]);
+    } else {
+      for (int b = 0; b < num_blocks; ++b) {
+        write_outputs<kEpilogue>(w, y, row, block + b, values[b], values[b]);
       }
     }
-    if (is_swiglu) {
-      write_outputs(w, y, row, block, values[0], values[1]);
-    } else {
-      for (int b = 0; b < num_blocks; ++b)
-        write_outputs(w, y, row, block + b, values[b], values[b]);
-    }
+  }
+}
+
+template <bool kIsBf16>
+inline void write_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
+                        int num_blocks, int first_row, int num_rows, const std::byte* partial) {
+  switch (y.epilogue) {
+    case Epilogue::kStore:
+      return write_tiles<kIsBf16, Epilogue::kStore>(w, x, y, block, num_blocks, first_row, num_rows,
+                                                    partial);
+    case Epilogue::kAdd:
+      return write_tiles<kIsBf16, Epilogue::kAdd>(w, x, y, block, num_blocks, first_row, num_rows,
+                                                  partial);
+    case Epilogue::kSwiGlu:
+      return write_tiles<kIsBf16, Epilogue::kSwiGlu>(w, x, y, block, num_blocks, first_row,
+                                                     num_rows, partial);
   }
 }
 

@@ -124,22 +124,36 @@ inline F32x16 combine_planes(const int32_t* planes, int num_planes, int stride) 
 
 // Writes the outputs of one activation row for row block `block` (for kSwiGlu: gate, with `up` of
 // block+1).
+template <Epilogue kEpilogue>
 inline void write_outputs(const PackedMatrix& w, const GemmOutput& y, int row, int block,
                           F32x16 value, F32x16 up) {
-  const bool is_swiglu = y.epilogue == Epilogue::kSwiGlu;
+  constexpr bool kIsSwiGlu = kEpilogue == Epilogue::kSwiGlu;
   const int first = block * kRowBlock;
   const int num = w.rows - first < kRowBlock ? w.rows - first : kRowBlock;
   if (y.bias != nullptr) value = value + load_partial(y.bias + first, num);
-  float* out = y.data + static_cast<size_t>(row) * y.stride + (is_swiglu ? first / 2 : first);
-  if (is_swiglu) {
+  float* out = y.data + static_cast<size_t>(row) * y.stride + (kIsSwiGlu ? first / 2 : first);
+  if constexpr (kIsSwiGlu) {
     if (y.bias != nullptr) up = up + load(y.bias + first + kRowBlock);
     value = silu(value) * up;
   }
-  if (y.epilogue == Epilogue::kAdd) value = load_partial(out, num) + value;
   if (num == kRowBlock) {
+    if constexpr (kEpilogue == Epilogue::kAdd) value = load(out) + value;
     store(out, value);
   } else {
+    if constexpr (kEpilogue == Epilogue::kAdd) value = load_partial(out, num) + value;
     store_partial(out, num, value);
+  }
+}
+
+inline void write_outputs(const PackedMatrix& w, const GemmOutput& y, int row, int block,
+                          F32x16 value, F32x16 up) {
+  switch (y.epilogue) {
+    case Epilogue::kStore:
+      return write_outputs<Epilogue::kStore>(w, y, row, block, value, up);
+    case Epilogue::kAdd:
+      return write_outputs<Epilogue::kAdd>(w, y, row, block, value, up);
+    case Epilogue::kSwiGlu:
+      return write_outputs<Epilogue::kSwiGlu>(w, y, row, block, value, up);
   }
 }
 

@@ -51,14 +51,16 @@ class Transformer {
   void head(int begin, int end, float* logits, size_t stride);
 
  private:
-  // Rows of floats, each padded to a cache line.
+  // Rows of floats, an odd number of cache lines apart: with a power of two all rows of a column
+  // would share a few sets of the cache.
   struct Rows {
     AlignedBuffer<float> buffer;
     int stride = 0;
 
     Rows() = default;
     Rows(int num_rows, int cols)
-        : buffer(static_cast<size_t>(num_rows) * round_up(cols, 16)), stride(round_up(cols, 16)) {}
+        : buffer(static_cast<size_t>(num_rows) * row_stride(cols)), stride(row_stride(cols)) {}
+    static int row_stride(int cols) { return ((cols + 15) / 16 | 1) * 16; }
     float* operator[](int row) { return buffer.data() + static_cast<size_t>(row) * stride; }
   };
 
