@@ -99,6 +99,18 @@ KeyBlock key_block(const AttentionArgs& args, int kv_head, int first_key, int la
   return block;
 }
 
+void prefetch(const int8_t* bytes, size_t count) {
+  for (size_t i = 0; i < count; i += 64) __builtin_prefetch(bytes + i, 0, 2);
+}
+
+// A token alone waits for memory: the next block of keys is on its way while this one is weighed.
+void prefetch_block(const Int8AttentionState& state, const KeyBlock& block) {
+  for (int page = 0; page < block.num_pages; ++page) {
+    prefetch(block.keys[page], static_cast<size_t>(state.key_dim) * kPageTokens);
+    prefetch(block.values[page], static_cast<size_t>(state.value_dim) * kPageTokens);
+  }
+}
+
 void attend_rows_i8(const AttentionArgs& args, Int8AttentionState& state, int kv_head) {
   const int most_keys = *std::max_element(state.num_keys, state.num_keys + state.num_rows);
   for (int r = 0; r < state.num_rows; ++r) {
@@ -110,6 +122,11 @@ void attend_rows_i8(const AttentionArgs& args, Int8AttentionState& state, int kv
   for (int first_key = 0; first_key < most_keys; first_key += kKeyBlock) {
     const KeyBlock block =
         key_block(args, kv_head, first_key, std::min(first_key + kKeyBlock, most_keys));
+    const int next_key = first_key + kKeyBlock;
+    if (state.num_rows < kAttentionRows && next_key < most_keys) {
+      const int last_key = std::min(next_key + kKeyBlock, most_keys);
+      prefetch_block(state, key_block(args, kv_head, next_key, last_key));
+    }
     dot_keys(state, block);
     for (int r = 0; r < state.num_rows; ++r) {
       const int num_keys = std::min(state.num_keys[r] - first_key, kKeyBlock);
