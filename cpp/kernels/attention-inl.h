@@ -36,16 +36,19 @@ void score_page(const AttentionArgs& args, const Element* keys, const AttentionS
                 int first) {
   for (int t = 0; t < kPageTokens; t += 32) {
     F32x16 sums[kRows][2];
+    AUTOGLM_UNROLL
     for (auto& row : sums) row[0] = row[1] = splat(0.0f);
     const Element* k = keys + t;
     for (int d = 0; d < args.kv.head_dim; ++d, k += kPageTokens) {
       const F32x16 k0 = load(k), k1 = load(k + 16);
+      AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const F32x16 q = splat(state.rows[first + r].q[d]);
         sums[r][0] = fma(k0, q, sums[r][0]);
         sums[r][1] = fma(k1, q, sums[r][1]);
       }
     }
+    AUTOGLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       float* out = state.scores + (first + r) * kPageTokens + t;
       store(out, sums[r][0] * splat(args.scale));
@@ -60,6 +63,7 @@ void update_softmax(AttentionState& state, int r, int num_keys) {
   float* scores = state.scores + r * kPageTokens;
   const F32x16 lowest = splat(-INFINITY);
   F32x16 values[kVectors], page_largest = lowest;
+  AUTOGLM_UNROLL
   for (int i = 0; i < kVectors; ++i) {
     const int num = std::clamp(num_keys - 16 * i, 0, 16);
     values[i] = keep_first(load(scores + 16 * i), num, lowest);
@@ -68,6 +72,7 @@ void update_softmax(AttentionState& state, int r, int num_keys) {
   const float largest = std::max(state.largest[r], reduce_max(page_largest));
   const float shrink = std::exp(state.largest[r] - largest);
   F32x16 total = splat(0.0f);
+  AUTOGLM_UNROLL
   for (int i = 0; i < kVectors; ++i) {
     const F32x16 weight = exp(values[i] - splat(largest));
     store(scores + 16 * i, weight);
@@ -94,7 +99,9 @@ void add_values(const AttentionArgs& args, const Element* values, const Attentio
                 int first, int d, int num_tokens) {
   const int dim = args.kv.head_dim;
   F32x16 sums[kRows][kVectors];
+  AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    AUTOGLM_UNROLL
     for (int i = 0; i < kVectors; ++i) {
       sums[r][i] = load(state.sums + (first + r) * state.padded_dim + d + 16 * i);
     }
@@ -103,15 +110,20 @@ void add_values(const AttentionArgs& args, const Element* values, const Attentio
   const Element* v = values + d;
   for (int t = 0; t < num_tokens; ++t, v += dim) {
     F32x16 value[kVectors];
+    AUTOGLM_UNROLL
     for (int i = 0; i < kVectors; ++i) {
       value[i] = kVectors > 1 ? load(v + 16 * i) : load_values(v, dim - d);
     }
+    AUTOGLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const F32x16 weight = splat(weights[r * kPageTokens + t]);
+      AUTOGLM_UNROLL
       for (int i = 0; i < kVectors; ++i) sums[r][i] = fma(value[i], weight, sums[r][i]);
     }
   }
+  AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    AUTOGLM_UNROLL
     for (int i = 0; i < kVectors; ++i) {
       store(state.sums + (first + r) * state.padded_dim + d + 16 * i, sums[r][i]);
     }
@@ -123,6 +135,7 @@ void attend_page(const AttentionArgs& args, AttentionState& state, const Element
                  const Element* values, int first, int first_key) {
   score_page<kRows>(args, keys, state, first);
   int num_tokens = 0;
+  AUTOGLM_UNROLL
   for (int r = first; r < first + kRows; ++r) {
     const int num_keys = std::min(state.rows[r].num_keys - first_key, kPageTokens);
     update_softmax(state, r, num_keys);

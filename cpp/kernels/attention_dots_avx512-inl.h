@@ -28,6 +28,7 @@ void dot_keys_rows(const Int8AttentionState& state, const KeyBlock& block, int f
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
   const int8_t* codes[2 * kRows];  // high and low plane of each row
   __m512i offsets[2 * kRows];
+  AUTOGLM_UNROLL
   for (int i = 0; i < 2 * kRows; ++i) {
     codes[i] = state.query_codes + (i % 2 * kAttentionRows + first + i / 2) * state.key_dim;
     offsets[i] = key_offset(codes[i], state.key_dim);
@@ -36,16 +37,19 @@ void dot_keys_rows(const Int8AttentionState& state, const KeyBlock& block, int f
     for (int t = 0; t < kPageTokens; t += 32) {
       const int8_t* keys = block.keys[page] + t * 4;
       __m512i sums[2 * kRows][2];
+      AUTOGLM_UNROLL
       for (int i = 0; i < 2 * kRows; ++i) sums[i][0] = sums[i][1] = offsets[i];
       for (int d = 0; d < state.key_dim; d += 4, keys += 4 * kPageTokens) {
         const __m512i k0 = _mm512_xor_si512(_mm512_loadu_si512(keys), sign);
         const __m512i k1 = _mm512_xor_si512(_mm512_loadu_si512(keys + 64), sign);
+        AUTOGLM_UNROLL
         for (int i = 0; i < 2 * kRows; ++i) {
           const __m512i q = splat_code_quad(codes[i] + d);
           sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], k0, q);
           sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], k1, q);
         }
       }
+      AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         float* out = state.scores + (first + r) * kKeyBlock + page * kPageTokens + t;
         for (int half = 0; half < 2; ++half) {
@@ -66,12 +70,14 @@ void dot_keys(const Int8AttentionState& state, const KeyBlock& block) {
 template <int kRows>
 void dot_values_rows(const Int8AttentionState& state, const KeyBlock& block, int first, int d) {
   __m512i sums[2 * kRows];
+  AUTOGLM_UNROLL
   for (__m512i& sum : sums) sum = _mm512_setzero_si512();
   for (int page = 0; page < block.num_pages; ++page) {
     const int8_t* values = block.values[page] + d * 4;
     const int8_t* codes = state.weight_codes + first * kKeyBlock + page * kPageTokens;
     for (int t = 0; t < kPageTokens; t += 4, values += 4 * state.value_dim) {
       const __m512i value = _mm512_loadu_si512(values);
+      AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const int8_t* quad = codes + r * kKeyBlock + t;
         sums[2 * r] = _mm512_dpbusd_epi32(sums[2 * r], splat_code_quad(quad), value);
@@ -80,6 +86,7 @@ void dot_values_rows(const Int8AttentionState& state, const KeyBlock& block, int
       }
     }
   }
+  AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
     _mm512_storeu_si512(state.value_dots + (first + r) * state.value_dim + d,
                         combine_weight_dots(sums[2 * r], sums[2 * r + 1]));

@@ -54,14 +54,17 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
                    int32_t (&sums)[kRows][kBlocks][16]) {
   const int num_groups = w.padded_cols / kGroupSize;
   const size_t block_bytes = static_cast<size_t>(kRowBlock / 2) * w.padded_cols;
+  AUTOGLM_UNROLL
   for (int b = 0; b < kBlocks; ++b) {
     const auto* weight = reinterpret_cast<const uint8_t*>(w.weight) + (block + b) * block_bytes;
     const uint8_t* scales = w.group_scale + static_cast<size_t>(block + b) * num_groups * kRowBlock;
     __m256i totals[kRows][2];
+    AUTOGLM_UNROLL
     for (auto& row : totals) row[0] = row[1] = _mm256_setzero_si256();
     for (int g = 0; g < num_groups; ++g) {
       const uint8_t* tile = weight + static_cast<size_t>(g / 2) * 1024;
       const int shift = g % 2 == 0 ? 0 : 4;
+      AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const int8_t* a = plane_row(x, first_row + r) + g * kGroupSize;
         const __m256i offset =
@@ -73,6 +76,7 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
         }
       }
     }
+    AUTOGLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       auto* out = reinterpret_cast<__m256i*>(sums[r][b]);
       _mm256_store_si256(out, totals[r][0]);
@@ -87,23 +91,30 @@ inline void dot_panel(const int8_t* panel, const PackedRows& x, int first_row,
                       int32_t (&sums)[kRows][kBlocks][16]) {
   const size_t block_bytes = static_cast<size_t>(kRowBlock) * x.padded_cols;
   __m256i totals[kRows][2 * kBlocks];
+  AUTOGLM_UNROLL
   for (auto& row : totals) {
+    AUTOGLM_UNROLL
     for (__m256i& total : row) total = _mm256_setzero_si256();
   }
   for (int k = 0; k < x.padded_cols; k += 4) {
     __m256i quads[kRows];
+    AUTOGLM_UNROLL
     for (int r = 0; r < kRows; ++r) quads[r] = splat_quad(plane_row(x, first_row + r) + k);
+    AUTOGLM_UNROLL
     for (int h = 0; h < 2 * kBlocks; ++h) {
       const __m256i weight =
           load_bytes(panel + h / 2 * block_bytes + static_cast<size_t>(k) * kRowBlock + h % 2 * 32);
       const __m256i magnitude = _mm256_abs_epi8(weight);
+      AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const __m256i words = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(quads[r], weight));
         totals[r][h] = _mm256_add_epi32(totals[r][h], widen_pairs(words));
       }
     }
   }
+  AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    AUTOGLM_UNROLL
     for (int h = 0; h < 2 * kBlocks; ++h) {
       _mm256_store_si256(reinterpret_cast<__m256i*>(sums[r][h / 2]) + h % 2, totals[r][h]);
     }

@@ -40,13 +40,17 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
   const size_t scale_stride = static_cast<size_t>(num_groups) * kRowBlock;
   const __m512i nibble_mask = _mm512_set1_epi8(15);
   __m512i totals[kRows][kBlocks];
+  AUTOGLM_UNROLL
   for (auto& row : totals) {
+    AUTOGLM_UNROLL
     for (__m512i& total : row) total = _mm512_setzero_si512();
   }
   for (int g = 0; g < num_groups; g += 2) {
     __m512i low[kRows][kBlocks], high[kRows][kBlocks];
+    AUTOGLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const int32_t* offsets = group_sums(x, first_row + r) + g;
+      AUTOGLM_UNROLL
       for (int b = 0; b < kBlocks; ++b) {
         low[r][b] = _mm512_set1_epi32(-8 * offsets[0]);
         high[r][b] = _mm512_set1_epi32(-8 * offsets[1]);
@@ -55,6 +59,7 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
     const uint8_t* tile = weight + static_cast<size_t>(g) * 512;
     for (int k = 0; k < 16; ++k) {
       __m512i low_weight[kBlocks], high_weight[kBlocks];
+      AUTOGLM_UNROLL
       for (int b = 0; b < kBlocks; ++b) {
         const uint8_t* p = tile + b * block_bytes + k * 64;
         const __m512i bytes = _mm512_loadu_si512(p);
@@ -62,20 +67,24 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
         low_weight[b] = _mm512_and_si512(bytes, nibble_mask);
         high_weight[b] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble_mask);
       }
+      AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const int8_t* a = plane_row(x, first_row + r) + g * kGroupSize + 4 * k;
         const __m512i a_low = splat_quad(a), a_high = splat_quad(a + kGroupSize);
+        AUTOGLM_UNROLL
         for (int b = 0; b < kBlocks; ++b) {
           low[r][b] = _mm512_dpbusd_epi32(low[r][b], low_weight[b], a_low);
           high[r][b] = _mm512_dpbusd_epi32(high[r][b], high_weight[b], a_high);
         }
       }
     }
+    AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       const auto* group_scale =
           reinterpret_cast<const __m128i*>(scales + b * scale_stride + g * kRowBlock);
       const __m512i low_scale = _mm512_cvtepu8_epi32(_mm_load_si128(group_scale));
       const __m512i high_scale = _mm512_cvtepu8_epi32(_mm_load_si128(group_scale + 1));
+      AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const __m512i sum = _mm512_add_epi32(_mm512_mullo_epi32(low[r][b], low_scale),
                                              _mm512_mullo_epi32(high[r][b], high_scale));
@@ -83,7 +92,9 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
       }
     }
   }
+  AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) _mm512_store_si512(sums[r][b], totals[r][b]);
   }
 }
@@ -95,14 +106,17 @@ inline void dot_panel(const int8_t* panel, const PackedRows& x, int first_row,
   const size_t block_bytes = static_cast<size_t>(kRowBlock) * x.padded_cols;
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
   __m512i totals[kRows][kBlocks];
+  AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
     const int32_t* offsets = group_sums(x, first_row + r);
     int32_t sum = 0;
     for (int g = 0; g < x.padded_cols / kGroupSize; ++g) sum += offsets[g];
+    AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) totals[r][b] = _mm512_set1_epi32(-128 * sum);
   }
   for (int k = 0; k < x.padded_cols; k += 4) {
     __m512i weight[kBlocks];
+    AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       const int8_t* p = panel + b * block_bytes + static_cast<size_t>(k) * kRowBlock;
       weight[b] = _mm512_xor_si512(_mm512_loadu_si512(p), sign);
@@ -110,14 +124,18 @@ inline void dot_panel(const int8_t* panel, const PackedRows& x, int first_row,
         _mm_prefetch(reinterpret_cast<const char*>(p + kPrefetchBytes), _MM_HINT_T0);
       }
     }
+    AUTOGLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const __m512i a = splat_quad(plane_row(x, first_row + r) + k);
+      AUTOGLM_UNROLL
       for (int b = 0; b < kBlocks; ++b) {
         totals[r][b] = _mm512_dpbusd_epi32(totals[r][b], weight[b], a);
       }
     }
   }
+  AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) _mm512_store_si512(sums[r][b], totals[r][b]);
   }
 }

@@ -13,9 +13,12 @@ inline void dot_f32(const float* w, size_t block_stride, const float* a, int pad
                     F32x16 (&sums)[kRows][kBlocks]) {
   for (int k = 0; k < padded_cols; ++k) {
     F32x16 weight[kBlocks];
+    AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) weight[b] = load(w + b * block_stride + k * kRowBlock);
+    AUTOGLM_UNROLL
     for (int m = 0; m < kRows; ++m) {
       const F32x16 x = splat(a[static_cast<size_t>(m) * padded_cols + k]);
+      AUTOGLM_UNROLL
       for (int b = 0; b < kBlocks; ++b) sums[m][b] = fma(weight[b], x, sums[m][b]);
     }
   }
@@ -26,12 +29,15 @@ inline void dot_bf16(const bf16_t* w, size_t block_stride, const float* a, int p
                      F32x16 (&sums)[kRows][kBlocks]) {
   for (int k = 0; k < padded_cols; k += 2) {
     F32x16 even[kBlocks], odd[kBlocks];
+    AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       load_bf16_pairs(w + b * block_stride + k * kRowBlock, &even[b], &odd[b]);
     }
+    AUTOGLM_UNROLL
     for (int m = 0; m < kRows; ++m) {
       const float* row = a + static_cast<size_t>(m) * padded_cols + k;
       const F32x16 x0 = splat(row[0]), x1 = splat(row[1]);
+      AUTOGLM_UNROLL
       for (int b = 0; b < kBlocks; ++b) {
         sums[m][b] = fma(odd[b], x1, fma(even[b], x0, sums[m][b]));
       }
@@ -43,7 +49,9 @@ template <int kRows, int kBlocks>
 void gemm_float_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
                      int first) {
   F32x16 sums[kRows][kBlocks];
+  AUTOGLM_UNROLL
   for (auto& row : sums) {
+    AUTOGLM_UNROLL
     for (F32x16& sum : row) sum = splat(0.0f);
   }
   const float* a = static_cast<const float*>(x.data) + static_cast<size_t>(first) * x.padded_cols;
@@ -56,7 +64,9 @@ void gemm_float_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutpu
                              sums);
   }
   const int step = kBlocks > 1 && y.epilogue == Epilogue::kSwiGlu ? 2 : 1;
+  AUTOGLM_UNROLL
   for (int m = 0; m < kRows; ++m) {
+    AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; b += step) {
       write_outputs(w, y, first + m, block + b, sums[m][b], sums[m][b + step - 1]);
     }

@@ -11,6 +11,10 @@
 
 #include "base/cpu_features.h"
 
+// Before a loop of constant length over registers: unless it is unrolled early, gcc keeps the array
+// it fills in memory.
+#define AUTOGLM_UNROLL _Pragma("GCC unroll 32")
+
 namespace autoglm {
 
 inline constexpr int kRowBlock = 16;    // output rows interleaved in a packed matrix
