@@ -40,7 +40,9 @@ def test_swiglu_gates_blocks_of_sixteen_rows(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("kv_dtype", "tolerance"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 5e-2)])
+@pytest.mark.parametrize(
+    ("kv_dtype", "tolerance"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 5e-2)]
+)
 @pytest.mark.parametrize("num_queries", [1, 70])
 def test_attention_is_causal_over_the_last_tokens(
     num_queries: int, kv_dtype: str, tolerance: float, isa: str
