@@ -9,7 +9,7 @@ import argparse
 import json
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from autoglm.errors import InvalidRequestError
 from autoglm.lite import model as lite_model
+from autoglm.lite.induction import Circuit
 from autoglm.lite.model import ChunkedCrossEntropy, LiteConfig, LiteModel
 from autoglm.lite.optim import Schedule, build_optimizers
 
@@ -93,10 +94,18 @@ class Trainer:
         self.tokens = 0
         self.elapsed_s = 0.0
         self._is_stopping = False
+        self.circuit: Circuit | None = None
+        self._held: dict[str, Tensor] = {}
         self._hidden = self.model.hidden
         if plan.use_compile:
             self._hidden = torch.compile(self.model.hidden, dynamic=False)
             lite_model.chunk_loss = torch.compile(lite_model.chunk_loss)
+
+    def hold(self, circuit: Circuit) -> None:
+        """Keep a circuit at its present values through all updates."""
+        self.circuit = Circuit(circuit.fixed, circuit.reserved.to(self.device))
+        views = circuit.values(self.model).items()
+        self._held = {name: view.clone() for name, view in views}
 
     def progress(self) -> float:
         """Share of the budget used, in [0, 1]."""
@@ -128,6 +137,8 @@ class Trainer:
                 group["lr"] = group["base_lr"] * factor
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
+        if self.circuit:
+            self.circuit.hold(self.model, self._held)
         self.step += 1
         self.tokens += self.plan.batch_rows * rows.row_tokens
         value = float(loss.detach())
@@ -157,6 +168,7 @@ class Trainer:
         state = {
             "config": self.model.config.as_dict(),
             "model": self.model.state_dict(),
+            "circuit": asdict(self.circuit) if self.circuit else None,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "tokens": self.tokens,
@@ -175,6 +187,8 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.step, self.tokens, self.elapsed_s = state["step"], state["tokens"], state["elapsed_s"]
         torch.set_rng_state(state["rng"].cpu())
+        if state["circuit"]:
+            self.hold(Circuit(**state["circuit"]))
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Signal handler: finish the step, save, end."""
@@ -246,8 +260,9 @@ def main() -> None:
         intermediate_size=args.intermediate,
     )
     model = LiteModel(config)
-    if args.init:
-        model.load_state_dict(torch.load(args.init, map_location="cpu", weights_only=True)["model"])
+    initial = torch.load(args.init, map_location="cpu", weights_only=True) if args.init else {}
+    if initial:
+        model.load_state_dict(initial["model"])
     plan = Plan(
         out=args.out,
         minutes=args.minutes,
@@ -269,6 +284,8 @@ def main() -> None:
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
+    elif initial.get("circuit"):
+        trainer.hold(Circuit(**initial["circuit"]))
     held_out = PackedRows(args.held_out) if args.held_out else None
     trainer.run(PackedRows(args.packed), held_out)
 
