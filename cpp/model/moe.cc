@@ -62,9 +62,16 @@ void ExpertRouter::score_token(const MoeWeights& weights, const float* x, int to
 
 void ExpertRouter::choose_experts(const MoeWeights& weights, int token) {
   const int num = config_.num_experts;
-  const float* scores = scores_.data() + static_cast<size_t>(token) * num;
+  float* scores = scores_.data() + static_cast<size_t>(token) * num;
   float* choice_scores = choice_scores_.data() + static_cast<size_t>(token) * num;
-  for (int e = 0; e < num; ++e) choice_scores[e] = scores[e] + weights.router_bias[e];
+  for (int e = 0; e < num; ++e) {
+    choice_scores[e] = scores[e] + weights.router_bias[e];
+    if (std::isfinite(choice_scores[e])) continue;
+    // Broken weights. The expert is chosen, so that the logits show it, and like any other at most
+    // once, so that no expert gets more rows than there are tokens.
+    choice_scores[e] = std::numeric_limits<float>::max();
+    scores[e] = std::numeric_limits<float>::quiet_NaN();
+  }
   drop_groups(choice_scores, group_scores_.data() + static_cast<size_t>(token) * config_.n_group);
 
   Choice* choices = choices_.data() + static_cast<size_t>(token) * config_.num_experts_per_tok;

@@ -83,3 +83,18 @@ def test_score_is_the_negative_log_likelihood_of_the_logits(tmp_path: Path) -> N
 
 def test_score_of_one_token_is_zero(tmp_path: Path) -> None:
     assert build(tmp_path / "model").session().score([5]) == 0.0
+
+
+@pytest.mark.parametrize("tensor", ["router.weight", "router.bias"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+def test_a_broken_router_shows_in_the_logits(tmp_path: Path, tensor: str, value: float) -> None:
+    """Experts that compare with nothing were chosen again and again, beyond the scratch."""
+    model = build(tmp_path / "model", num_experts=8, num_experts_per_tok=4, n_group=1, topk_group=1)
+    data = bytearray(model.path.read_bytes())
+    for name, _, _, _, offset, num_bytes in model.table:
+        if name.endswith(tensor):
+            broken = np.full(num_bytes // 4, value, np.float32).tobytes()
+            data[offset : offset + num_bytes] = broken
+    model.path.write_bytes(data)
+    logits = model.session(prefill_chunk=256).logits([i % 67 for i in range(256)])
+    assert np.isnan(logits).all()
