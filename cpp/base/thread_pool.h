@@ -17,6 +17,7 @@ namespace autoglm {
 
 class ThreadPool {
  public:
+  // Throws Error(kOutOfMemoryError) when the system gives too few threads.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -39,6 +40,7 @@ class ThreadPool {
 
   void run(int64_t count, int64_t grain, const void* context, Trampoline body);
   void worker_main(int index);
+  void stop();
   bool has_pieces() const { return (ticket_.load() & 0xffffffffu) != 0; }
   // Takes pieces of the current loop until none is left.
   void run_pieces(int index);

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+from functools import partial
 
 import pytest
 
@@ -187,6 +188,18 @@ def test_tokenizer_that_is_none(autoglm, bundle, text):
     refused(generate(autoglm, bundle), FAILED, "tokenizer.json")
 
 
+def test_tokenizer_that_is_a_pipe(autoglm, bundle):
+    (bundle / "tokenizer.json").unlink()
+    os.mkfifo(bundle / "tokenizer.json")
+    refused(generate(autoglm, bundle), FAILED, "tokenizer.json", "not a regular file")
+
+
+def test_tokenizer_that_is_a_link_out_of_the_bundle(autoglm, bundle, tmp_path):
+    (bundle / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    (bundle / "tokenizer.json").symlink_to(tmp_path / "tokenizer.json")
+    refused(generate(autoglm, bundle), FAILED, "tokenizer.json", "leads out")
+
+
 def test_disk_full_while_converting_leaves_nothing(autoglm_process, tiny_checkpoint, tmp_path):
     def limit_file_size():
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -248,6 +261,16 @@ def test_bench_beyond_the_context(autoglm, tiny_bundle):
 def test_score_window_that_cannot_be(autoglm, tiny_bundle, meeting, options):
     done = autoglm("score", "--model", tiny_bundle, "--file", meeting, *options)
     refused(done, WRONG_USAGE, options[-2])
+
+
+def test_more_threads_than_the_system_gives(autoglm_process, tiny_bundle):
+    def limit_address_space():
+        resource.setrlimit(resource.RLIMIT_STACK, (64 << 20, 64 << 20))
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+
+    limited = partial(autoglm_process, preexec_fn=limit_address_space)
+    done = generate(limited, tiny_bundle, "--threads", 128)
+    refused(done, FAILED, "of 128", "use fewer threads")
 
 
 def test_unknown_instruction_set(autoglm_process, tiny_bundle):

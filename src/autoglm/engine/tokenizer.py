@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoglm.errors import InvalidRequestError, ModelConfigError, ModelFileError
+from autoglm.modelfile.files import read_bounded
+from autoglm.modelfile.tokenizer import MAX_TOKENIZER_BYTES
 
 if TYPE_CHECKING:
     import tokenizers
 
-MAX_FILE_BYTES = 64 * 2**20
 # With a prefix that does not fit its merges the library (0.23) aborts the process.
 _SUBWORD_PREFIX = re.compile(rb'"continuing_subword_prefix"\s*+:\s*+(?!null|"")')
 # Nobody writes these, and they would hide the key above.
@@ -70,15 +71,7 @@ class Tokenizer:
         """
         import tokenizers
 
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-        except OSError as err:
-            message = f"{path}: cannot be read: {err.strerror or err}"
-            raise ModelFileError(message) from err
-        if len(content) > MAX_FILE_BYTES:
-            message = f"{path}: has more than the {MAX_FILE_BYTES} bytes a tokenizer may have"
-            raise ModelFileError(message)
+        content = read_bounded(path, MAX_TOKENIZER_BYTES)
         if _SUBWORD_PREFIX.search(content) or _has_escaped_ascii(content):
             message = f"{path}: has a subword prefix, or letters written as \\u escapes"
             raise ModelFileError(message)

@@ -97,7 +97,7 @@ def open_bundle(path: str | Path) -> Bundle:
         files=(weights_path,),
         tensors=tensors,
         weights_bytes=sum(tensor.nbytes for tensor in tensors),
-        tokenizer_path=directory / TOKENIZER_NAME,
+        tokenizer_path=resolve_inside(directory, TOKENIZER_NAME),
         chat_template=texts.chat_template,
         bos_token=texts.bos_token,
         eos_token=texts.eos_token,
