@@ -6,7 +6,7 @@ import pytest
 from tests.fakes import BYTES, EOS, ask, fake_engine, fake_model, text_of
 
 from autoglm.engine.fake import FakeModel
-from autoglm.errors import ContextOverflowError, ResourceError
+from autoglm.errors import ContextOverflowError, InvalidRequestError, ResourceError
 from autoglm.types import Cancellation, Chunk, SamplingParams, Usage
 
 
@@ -152,3 +152,10 @@ def test_waiting_for_an_open_stream_ends_in_a_resource_error() -> None:
         pool.reserved(5, Cancellation()),
     ):
         pass
+
+
+def test_a_prompt_without_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = fake_engine(fake_model(lambda *_: "ok"))
+    monkeypatch.setattr(engine, "prompt_ids", lambda _: [])
+    with pytest.raises(InvalidRequestError, match="no token that the model knows"):
+        list(engine.stream(ask("?")))

@@ -68,7 +68,10 @@ def test_hugging_face_template_dialect_is_understood(tokenizer: Tokenizer) -> No
 
 
 def test_refusal_by_the_template_is_an_invalid_request(tokenizer: Tokenizer) -> None:
-    template = "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}"
+    template = (
+        "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}"
+        "{{ messages[0].content }}"
+    )
     builder = PromptBuilder(tokenizer, template, render=render_apart)
     with pytest.raises(InvalidRequestError, match="refuses these messages: one turn only"):
         builder.encode(ask("secret", "b", "c"))
@@ -136,3 +139,9 @@ def test_error_messages_do_not_quote_values() -> None:
     with pytest.raises(TemplateError) as caught:
         render("{{ messages[0] + 1 }}", {"messages": ["secret-text"]})
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("template", ["", "{{ messages.nothing }}", "[gMASK]<sop><|assistant|>"])
+def test_a_template_that_drops_the_message_is_refused(tokenizer: Tokenizer, template: str) -> None:
+    with pytest.raises(ModelFileError, match="leaves out the user's message"):
+        PromptBuilder(tokenizer, template, render=render)

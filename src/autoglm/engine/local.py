@@ -17,7 +17,7 @@ from autoglm.engine.prompt import PromptBuilder
 from autoglm.engine.stop import StopMatcher
 from autoglm.engine.token_pool import TokenPool
 from autoglm.engine.tokenizer import Detokenizer, Tokenizer
-from autoglm.errors import CancelledError, ContextOverflowError
+from autoglm.errors import CancelledError, ContextOverflowError, InvalidRequestError
 from autoglm.types import Chunk, FinishReason, Request, Usage
 
 # One native call should last about this long: short enough to stream and to cancel.
@@ -70,9 +70,12 @@ class LocalEngine:
     def stream(self, request: Request) -> Iterator[Chunk]:
         """Yield the answer; the first token comes alone, the next in small batches.
 
-        A cancelled request ends with finish_reason "cancelled". Raises ContextOverflowError.
+        A cancelled request ends with finish_reason "cancelled". Raises InvalidRequestError.
         """
         ids = self.prompt_ids(request)
+        if not ids:
+            message = "the prompt has no token that the model knows"
+            raise InvalidRequestError(message)
         if len(ids) >= self._context_tokens:
             message = (
                 f"the prompt has {len(ids)} tokens, the context window {self._context_tokens}; "

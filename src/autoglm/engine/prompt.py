@@ -56,7 +56,9 @@ class PromptBuilder:
         self._render = render
         self._variables = dict(special_tokens or {})
         self._pieces = lru_cache(MAX_REMEMBERED)(self._render_roles)
-        self._pieces(("user",))
+        if 0 not in self._pieces(("user",)):
+            message = "the model's chat template cannot be used: it leaves out the user's message"
+            raise ModelFileError(message)
 
     def encode(self, request: Request) -> list[int]:
         """Prompt ids of the request, ending where the answer starts.
