@@ -43,6 +43,13 @@ def test_score_agrees_with_the_model(autoglm, tiny_bundle, meeting):
     assert report["perplexity"] == pytest.approx(math.exp(nll / (len(ids) - 1)), rel=1e-6)
 
 
+def test_score_takes_the_model_from_the_settings(autoglm, tiny_bundle, meeting, monkeypatch):
+    monkeypatch.setenv("AUTOGLM_MODEL", str(tiny_bundle))
+    done = autoglm("score", "--file", meeting, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["num_tokens"] > 0
+
+
 @pytest.mark.parametrize(("window", "stride"), [(10, 5), (10, 9), (10, 1), (7, 3), (49, 20)])
 def test_windows_score_every_token_once_with_enough_context(window, stride):
     """A score that adds up what is known of each token shows what the windows saw."""

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     text = read_text(args.file, max_bytes=settings.max_text_mib * MIB)
     from autoglm.engine.model import load_model
 
-    with load_model(args.model, threads=settings.threads) as model:
+    with load_model(settings.model, threads=settings.threads) as model:
         window, stride = _window(args, model.config.max_position)
         ids = model.tokenizer.encode(text)
         if len(ids) < 2:
