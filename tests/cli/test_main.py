@@ -107,6 +107,25 @@ def test_full_disk_behind_stdout_is_one_line():
     assert (done.returncode, done.stderr) == (1, "autoglm: No space left on device\n")
 
 
+def test_closed_stdout_is_one_line():
+    script = f"{sys.executable} -m autoglm --version >&-"
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "autoglm: standard output is closed\n")
+
+
+@pytest.mark.parametrize(("streams", "exit_code"), [("2>&-", 2), (">&- 2>&-", 1)])
+def test_closed_stderr_changes_no_exit_code(streams, exit_code):
+    script = f"{sys.executable} -m autoglm unknown {streams}"
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (exit_code, "", "")
+
+
+def test_closed_stdin_is_an_empty_one():
+    script = f"{sys.executable} -m autoglm score --file - <&-"
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "autoglm: standard input: empty\n")
+
+
 def test_closed_pipe_ends_quietly():
     script = f"{sys.executable} -m autoglm --help | head -c 1"
     done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -128,9 +129,27 @@ def _give_up_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _complete_streams() -> bool:
+    """Replace streams that were closed at the start; False when standard output is.
+
+    Python has None in their place. Their descriptors must not go to files opened later.
+    """
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.FileIO(os.devnull))
+    if sys.stdout is None:
+        return False
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(os.devnull, "w"))
+    return True
+
+
 def entry_point() -> int:
     """The console script."""
     argv = sys.argv[1:]
+    if not _complete_streams():
+        if sys.stderr is not None:
+            sys.stderr.write("autoglm: standard output is closed\n")
+        return StorageError.exit_code
     try:
         # A character that the terminal cannot show must not end the program.
         for stream in (sys.stdout, sys.stderr):
