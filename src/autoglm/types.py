@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from autoglm.errors import InvalidRequestError
 
@@ -149,6 +149,9 @@ class Request:
         if not self.messages or self.messages[-1].role != "user":
             message = "the last message must be the user's"
             raise InvalidRequestError(message)
+        if not all(message.role in get_args(Role) for message in self.messages):
+            message = f"a message's role is none of {', '.join(get_args(Role))}"
+            raise InvalidRequestError(message)
         if not all(isinstance(message.content, str) for message in self.messages):
             message = "a message's content is not a string"
             raise InvalidRequestError(message)
@@ -158,7 +161,8 @@ class Request:
         if self.max_tokens is not None:
             expected = "a whole number from 1 to 2**31-1"
             _check_int("max_tokens", self.max_tokens, 1, expected, MAX_TOKENS)
-        if len(self.stop) > MAX_STOP_STRINGS or not all(self.stop):
+        is_text = all(isinstance(stop, str) for stop in self.stop)
+        if len(self.stop) > MAX_STOP_STRINGS or not is_text or not all(self.stop):
             message = f"stop takes at most {MAX_STOP_STRINGS} strings, none of them empty"
             raise InvalidRequestError(message)
 

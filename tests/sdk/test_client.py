@@ -81,6 +81,7 @@ def test_sampling_options_reach_the_model(make_client) -> None:
         ({"logit_bias": {-1: 1.0}}, "logit_bias token is -1"),
         ({"stop": [""]}, "stop takes at most 16 strings"),
         ({"stop": ["x"] * 17}, "stop takes at most 16 strings"),
+        ({"stop": [1]}, "stop takes at most 16 strings"),
         ({"prompt": " "}, "prompt is empty"),
         ({"prompt": 5}, "content is not a string"),
         ({"text": "\n"}, "text is empty"),
