@@ -1,5 +1,7 @@
 #include "base/thread_pool.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <string>
@@ -41,13 +43,14 @@ bool spin_until(const Done& done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) {
+ThreadPool::ThreadPool(int num_threads) : process_id_(getpid()) {
+  std::vector<std::thread>& workers = crew_->workers;
   try {
-    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { worker_main(i); });
+    for (int i = 1; i < num_threads; ++i) workers.emplace_back([this, i] { worker_main(i); });
   } catch (const std::system_error&) {
     stop();
     throw Error(kOutOfMemoryError, "the system refused thread " +
-                                       std::to_string(workers_.size() + 2) + " of " +
+                                       std::to_string(workers.size() + 2) + " of " +
                                        std::to_string(num_threads) + "; use fewer threads");
   }
 }
@@ -55,17 +58,23 @@ ThreadPool::ThreadPool(int num_threads) {
 ThreadPool::~ThreadPool() { stop(); }
 
 void ThreadPool::stop() {
+  if (getpid() != process_id_) {
+    // A fork copied the pool but not its threads, and destroying what they sleep on would wait for
+    // them.
+    crew_.release();
+    return;
+  }
   {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(crew_->mutex);
     is_stopping_ = true;
   }
-  wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  crew_->wake.notify_all();
+  for (std::thread& worker : crew_->workers) worker.join();
 }
 
 void ThreadPool::run(int64_t count, int64_t grain, const void* context, Trampoline body) {
   if (count <= 0) return;
-  if (workers_.empty() || count <= grain) {
+  if (crew_->workers.empty() || count <= grain) {
     body(context, 0, count, 0);
     return;
   }
@@ -78,8 +87,8 @@ void ThreadPool::run(int64_t count, int64_t grain, const void* context, Trampoli
   const uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
   ticket_.store((loop << 32) | num_pieces_);  // sequentially consistent with num_sleeping_
   if (num_sleeping_.load() > 0) {
-    const std::lock_guard lock(mutex_);
-    wake_.notify_all();
+    const std::lock_guard lock(crew_->mutex);
+    crew_->wake.notify_all();
   }
   run_pieces(0);
   const auto is_done = [this] { return num_done_.load(std::memory_order_acquire) == num_pieces_; };
@@ -102,9 +111,9 @@ void ThreadPool::worker_main(int index) {
   for (;;) {
     const auto is_wanted = [this] { return has_pieces() || is_stopping_.load(); };
     if (!spin_until(is_wanted)) {
-      std::unique_lock lock(mutex_);
+      std::unique_lock lock(crew_->mutex);
       num_sleeping_.fetch_add(1);
-      wake_.wait(lock, is_wanted);
+      crew_->wake.wait(lock, is_wanted);
       num_sleeping_.fetch_sub(1);
     }
     if (is_stopping_) return;

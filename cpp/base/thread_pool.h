@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -23,7 +24,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int num_threads() const { return static_cast<int>(crew_->workers.size()) + 1; }
 
   // Calls body(begin, end, thread_index) for disjoint pieces covering [0, count); pieces begin at
   // multiples of `grain` and are handed out as threads become free. Not reentrant, one caller at a
@@ -36,6 +37,11 @@ class ThreadPool {
   }
 
  private:
+  struct Crew {
+    std::vector<std::thread> workers;
+    std::mutex mutex;
+    std::condition_variable wake;
+  };
   using Trampoline = void (*)(const void* context, int64_t begin, int64_t end, int thread);
 
   void run(int64_t count, int64_t grain, const void* context, Trampoline body);
@@ -45,7 +51,8 @@ class ThreadPool {
   // Takes pieces of the current loop until none is left.
   void run_pieces(int index);
 
-  std::vector<std::thread> workers_;
+  std::unique_ptr<Crew> crew_ = std::make_unique<Crew>();
+  const int process_id_;
   // The current loop; does not change while one of its pieces is unfinished.
   Trampoline body_ = nullptr;
   const void* context_ = nullptr;
@@ -58,8 +65,6 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> num_done_{0};
   std::atomic<int> num_sleeping_{0};
   std::atomic<bool> is_stopping_{false};
-  std::mutex mutex_;
-  std::condition_variable wake_;
 };
 
 }  // namespace autoglm

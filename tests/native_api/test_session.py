@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import threading
 import time
@@ -252,3 +254,23 @@ def test_executor_refuses_a_plan_out_of_range(
     model: TinyModel, name: str, value: int | str
 ) -> None:
     assert error_code(lambda: model.executor(**{name: value})) == ARGUMENT
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 advises against it
+def test_a_forked_child_computes_and_ends(model: TinyModel) -> None:
+    """The threads of the pool stay behind; the child must neither need them nor wait for them."""
+    executor = model.executor(threads=2)
+    expected = _core.Session(executor).score(IDS)
+    child = os.fork()
+    if child == 0:
+        exit_code = 1
+        try:
+            exit_code = int(_core.Session(executor).score(IDS) != expected)
+            del executor
+        finally:
+            os._exit(exit_code)
+    ended, _, _ = select.select([os.pidfd_open(child)], [], [], 20.0)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
