@@ -4,8 +4,6 @@ Two layers suffice (Olsson et al., arXiv 2209.11895): heads of the first write a
 and of the previous token into free directions of the residual stream; a head of a late layer finds
 the places where the previous token was the current one and predicts what stood there. Small models
 with little data form this late; set by hand it is there early and training refines it.
-
-Run as `python -m autoglm.lite.induction --checkpoint IN --out OUT`.
 """
 
 import argparse
