@@ -92,7 +92,8 @@ FloatMatrix attention(const Tensor3& q, const Tensor3& k, const Tensor3& v,
   const int num_heads = static_cast<int>(q.shape(1));
   check(v.shape(0) == k.shape(0) && v.shape(1) == k.shape(1) && v.shape(2) == k.shape(2),
         "k and v need the same shape");
-  check(q.shape(2) == k.shape(2) && head_dim % 2 == 0, "heads need one even size");
+  check(q.shape(2) == k.shape(2) && head_dim % 2 == 0 && head_dim >= 2 && head_dim <= kMaxHeadDim,
+        "heads need one even size, at most 512");
   check(num_kv_heads > 0 && num_heads > 0 && num_heads % num_kv_heads == 0,
         "query heads must be a multiple of KV heads");
   check(num_queries > 0 && num_queries <= num_keys, "more queries than keys");

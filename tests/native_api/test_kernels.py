@@ -90,3 +90,10 @@ def test_pack_rows_refuses_values_that_are_not_finite() -> None:
     w[3, 4] = np.nan
     with pytest.raises(_core.CoreError, match="NaN"):
         _core.pack_rows("int8", "F32", w.tobytes(), 16, 16)
+
+
+@pytest.mark.parametrize("head_dim", [0, 7, 514])
+def test_attention_refuses_heads_no_model_may_have(head_dim: int) -> None:
+    heads = np.zeros((1, 1, head_dim), np.float32)
+    with pytest.raises(_core.CoreError, match="one even size, at most 512"):
+        _core.attention(heads, heads, heads, "fp16")
