@@ -81,3 +81,25 @@ def test_while_measuring(tiny_bundle, tmp_path, command):
     ) as process:
         wait_for_threads(process, 3)
         assert interrupt(process) == (INTERRUPTED, "autoglm: interrupted\n")
+
+
+TERMINATED = """
+import os, signal, sys
+from autoglm.cli import convert as command
+from autoglm.cli.main import entry_point
+def terminated(*arguments, progress, real=command.convert):
+    return real(*arguments, progress=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+command.convert = terminated
+sys.exit(entry_point())
+"""
+
+
+def test_a_terminated_conversion_leaves_nothing(tiny_checkpoint, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, "convert", str(tiny_checkpoint), str(tmp_path / "out")],
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (INTERRUPTED, b"autoglm: interrupted\n")
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from autoglm.cli.interrupt import interrupt_on_termination
 from autoglm.cli.options import add_json_option
 from autoglm.cli.output import Progress, note, print_json, print_text
 from autoglm.modelfile.arch import WEIGHT_FORMATS
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and report."""
-    with Progress("converting", total=100, unit="%") as bar:
+    with interrupt_on_termination(), Progress("converting", total=100, unit="%") as bar:
         result = convert(
             args.source,
             args.out,

@@ -37,6 +37,19 @@ def cancel_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
         os.close(reader)
 
 
+@contextmanager
+def interrupt_on_termination() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C while the block runs, so that it puts its files in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def exit_on_interrupt() -> AbstractContextManager[None]:
     """End the process with 130 on SIGINT; for work that has nothing to put in order."""
     return cancel_on_interrupt(_exit)
