@@ -263,6 +263,11 @@ BROKEN = {
         ModelConfigError,
         "temperature",
     ),
+    "top_p that leaves no token": (
+        lambda p: p.files.update({"generation_config.json": b'{"top_p": 0}'}),
+        ModelConfigError,
+        "top_p",
+    ),
 }
 
 

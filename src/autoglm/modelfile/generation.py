@@ -14,7 +14,7 @@ GENERATION_NAME = "generation_config.json"
 
 _RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (0.0, 100.0),
-    "top_p": (0.0, 1.0),
+    "top_p": (1e-9, 1.0),
     "min_p": (0.0, 1.0),
     "repetition_penalty": (1e-3, 100.0),
 }
