@@ -16,7 +16,7 @@ void bind_engine(nanobind::module_& m);
 void bind_quant(nanobind::module_& m);
 void bind_kernels(nanobind::module_& m);
 
-// "fp32" or "bf16"; throws Error(kArgumentError) otherwise.
+// "fp32", "fp16" or "int8"; throws Error(kArgumentError) otherwise.
 KvType parse_kv_type(const char* name);
 
 // A contiguous read-only buffer of any Python object that has one: bytes, memoryview, mmap, array.

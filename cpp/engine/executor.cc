@@ -45,6 +45,11 @@ KvGeometry kv_geometry_of(const Plan& plan, const ModelConfig& config) {
           .head_dim = config.head_dim};
 }
 
+[[noreturn]] void throw_not_finite() {
+  throw Error(kModelFileError,
+              "the model computed a logit that is NaN or infinite; its weights are broken");
+}
+
 // -log softmax(logits)[target]
 double negative_log_probability(const float* logits, int vocab_size, int32_t target) {
   const double largest = *std::max_element(logits, logits + vocab_size);
@@ -86,7 +91,12 @@ void Executor::forward(const Chunk& chunk, int num_logits, float* logits,
 void Executor::logits(std::span<const int32_t> ids, float* out, const Checkpoint& checkpoint) {
   const size_t vocab_size = model_->config().vocab_size;
   for_chunks(ids, checkpoint, [&](int first, int num_tokens) {
-    transformer_.head(0, num_tokens, out + first * vocab_size, vocab_size);
+    float* rows = out + first * vocab_size;
+    transformer_.head(0, num_tokens, rows, vocab_size);
+    if (!std::all_of(rows, rows + num_tokens * vocab_size,
+                     [](float x) { return std::isfinite(x); })) {
+      throw_not_finite();
+    }
   });
 }
 
@@ -100,10 +110,7 @@ double Executor::score(std::span<const int32_t> ids, const Checkpoint& checkpoin
       total += score_rows(ids.subspan(next, num_rows), row);
     }
   });
-  if (!std::isfinite(total)) {
-    throw Error(kModelFileError,
-                "the model computed a logit that is NaN or infinite; its weights are broken");
-  }
+  if (!std::isfinite(total)) throw_not_finite();
   return total;
 }
 

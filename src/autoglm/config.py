@@ -16,6 +16,7 @@ from autoglm.errors import UsageError
 Value = str | int | bool | None
 
 MAX_THREADS = 256
+MAX_FILE_BYTES = 2**20
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -112,10 +113,16 @@ def _read_file(path: Path, *, is_required: bool) -> dict[str, object]:
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as err:
         message = f"config file {path}: {err.strerror or err}"
         raise UsageError(message) from err
+    if len(content) > MAX_FILE_BYTES:
+        message = f"config file {path}: larger than {MAX_FILE_BYTES} bytes"
+        raise UsageError(message)
+    try:
+        return tomllib.loads(content.decode("utf-8"))
     except ValueError as err:
         message = f"config file {path}: not TOML: {err}"
         raise UsageError(message) from err

@@ -104,7 +104,7 @@ def test_bundle_carries_tokenizer_template_licence_and_generation(parts, tmp_pat
     convert(parts.write(tmp_path / "src"), tmp_path / "out", "bf16")
     bundle = open_bundle(tmp_path / "out")
     assert bundle.chat_template == "{{ bos_token }}你好"
-    assert (bundle.bos_token, bundle.eos_token, bundle.bos_id) == ("<s>", "</s>", 1)
+    assert (bundle.bos_token, bundle.eos_token) == ("<s>", "</s>")
     assert bundle.eos_ids == (3, 4)  # 99 is beyond the vocabulary
     assert dict(bundle.generation) == {"temperature": 0.7, "top_k": 20}
     assert sorted(path.name for path in bundle.path.iterdir()) == [

@@ -87,7 +87,7 @@ def test_score_of_one_token_is_zero(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tensor", ["router.weight", "router.bias"])
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
-def test_a_broken_router_shows_in_the_logits(tmp_path: Path, tensor: str, value: float) -> None:
+def test_a_broken_router_is_reported(tmp_path: Path, tensor: str, value: float) -> None:
     """Experts that compare with nothing were chosen again and again, beyond the scratch."""
     model = build(tmp_path / "model", num_experts=8, num_experts_per_tok=4, n_group=1, topk_group=1)
     data = bytearray(model.path.read_bytes())
@@ -96,5 +96,5 @@ def test_a_broken_router_shows_in_the_logits(tmp_path: Path, tensor: str, value:
             broken = np.full(num_bytes // 4, value, np.float32).tobytes()
             data[offset : offset + num_bytes] = broken
     model.path.write_bytes(data)
-    logits = model.session(prefill_chunk=256).logits([i % 67 for i in range(256)])
-    assert np.isnan(logits).all()
+    with pytest.raises(_core.CoreError, match="NaN or infinite"):
+        model.session(prefill_chunk=256).logits([i % 67 for i in range(256)])

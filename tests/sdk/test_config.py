@@ -80,3 +80,8 @@ def test_true_and_false_are_read_from_the_environment(tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path)}
     assert load_settings(environ=home | {"AUTOGLM_OFFLINE": "0"}).offline is False
     assert load_settings(environ=home | {"AUTOGLM_OFFLINE": "Yes"}).offline is True
+
+
+def test_an_endless_config_file_is_refused() -> None:
+    with pytest.raises(UsageError, match="/dev/zero: larger than"):
+        load_settings(environ={"AUTOGLM_CONFIG": "/dev/zero"})

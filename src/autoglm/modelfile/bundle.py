@@ -63,7 +63,6 @@ class Bundle:
     chat_template: str | None
     bos_token: str
     eos_token: str
-    bos_id: int | None
     eos_ids: tuple[int, ...]
     generation: Mapping[str, float]
 
@@ -101,7 +100,6 @@ def open_bundle(path: str | Path) -> Bundle:
         chat_template=texts.chat_template,
         bos_token=texts.bos_token,
         eos_token=texts.eos_token,
-        bos_id=defaults.bos_id,
         eos_ids=defaults.eos_ids,
         generation=defaults.sampling,
     )

@@ -22,12 +22,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """`sampling` holds what is set of do_sample, temperature, top_k, top_p, min_p and
-    repetition_penalty.
-    """
+    """`sampling` holds what is set of temperature, top_k, top_p, min_p and repetition_penalty."""
 
     eos_ids: tuple[int, ...]
-    bos_id: int | None
     sampling: Mapping[str, float]
 
 
@@ -42,7 +39,6 @@ def read_generation(directory: Path, config: Fields, vocab_size: int) -> Generat
         path = resolve_inside(directory, GENERATION_NAME)
         generation = Fields(read_json(path), str(path))
     eos_ids = _ids("eos_token_id", generation, config, vocab_size)
-    bos_ids = _ids("bos_token_id", generation, config, vocab_size)
     sampling: dict[str, float] = {
         key: generation.real(key, low, high)
         for key, (low, high) in _RANGES.items()
@@ -50,9 +46,7 @@ def read_generation(directory: Path, config: Fields, vocab_size: int) -> Generat
     }
     if generation.has("top_k"):
         sampling["top_k"] = max(generation.integer("top_k", -1, 1 << 30), 0)
-    if generation.has("do_sample"):
-        sampling["do_sample"] = generation.boolean("do_sample", default=False)
-    return GenerationDefaults(eos_ids, bos_ids[0] if bos_ids else None, sampling)
+    return GenerationDefaults(eos_ids, sampling)
 
 
 def _ids(key: str, generation: Fields, config: Fields, vocab_size: int) -> tuple[int, ...]:
