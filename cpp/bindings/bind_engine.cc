@@ -1,5 +1,6 @@
 // Bindings of models, executors and sessions. Long calls run without the GIL and look for signals.
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -76,6 +77,24 @@ std::map<int32_t, float> logit_bias_of(const Sampling& sampling) {
 
 void set_logit_bias(Sampling& sampling, const std::map<int32_t, float>& bias) {
   sampling.logit_bias.assign(bias.begin(), bias.end());
+}
+
+// As autoglm.telemetry.profile.StepEvent.
+using StepTuple = std::tuple<std::string, int, int, double, double, uint64_t, uint64_t, uint64_t>;
+
+std::vector<StepTuple> stop_profile(Executor& executor) {
+  std::vector<StepTuple> out;
+  for (const StepEvent& event : executor.stop_profile()) {
+    out.emplace_back(step_name(event.step), event.layer, event.num_tokens, event.start_s,
+                     event.seconds, event.cost.bytes, event.cost.operations, event.cost.kv_bytes);
+  }
+  return out;
+}
+
+std::pair<double, double> measure_limits(Executor& executor) {
+  const nb::gil_scoped_release release;
+  const Limits limits = executor.measure_limits();
+  return {limits.read_bytes_per_s, limits.operations_per_s};
 }
 
 FloatMatrix session_logits(Session& session, const std::vector<int32_t>& ids) {
@@ -181,7 +200,14 @@ void bind_model(nb::module_& m) {
       .def_prop_ro(
           "num_free_pages", [](Executor& e) { return e.kv_cache().num_free_pages(); },
           "KV cache pages that no session holds")
-      .def_prop_ro("page_tokens", [](const Executor&) { return kPageTokens; });
+      .def_prop_ro("page_tokens", [](const Executor&) { return kPageTokens; })
+      .def("start_profile", &Executor::start_profile,
+           "Records the steps of every forward pass from now on.")
+      .def("stop_profile", stop_profile,
+           "The recorded steps: (name, layer or -1, tokens, start in s, seconds, bytes, "
+           "operations, bytes of the KV cache).")
+      .def("measure_limits", measure_limits,
+           "Read bandwidth in bytes/s and arithmetic peak in operations/s, of all threads.");
 }
 
 void bind_session(nb::module_& m) {

@@ -114,6 +114,26 @@ double Executor::score(std::span<const int32_t> ids, const Checkpoint& checkpoin
   return total;
 }
 
+void Executor::start_profile() {
+  const std::lock_guard lock(forward_mutex_);
+  recorder_.emplace();
+  transformer_.set_recorder(&*recorder_);
+}
+
+std::vector<StepEvent> Executor::stop_profile() {
+  const std::lock_guard lock(forward_mutex_);
+  transformer_.set_recorder(nullptr);
+  std::vector<StepEvent> events;
+  if (recorder_) events = recorder_->events();
+  recorder_.reset();
+  return events;
+}
+
+Limits Executor::measure_limits() {
+  const std::lock_guard lock(forward_mutex_);
+  return autoglm::measure_limits(kernels_, model_->config().weights, pool_);
+}
+
 // Rows from `first_row` of the last chunk against the tokens that follow them.
 double Executor::score_rows(std::span<const int32_t> targets, int first_row) {
   if (targets.empty()) return 0.0;

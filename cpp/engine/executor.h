@@ -7,10 +7,13 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/thread_pool.h"
 #include "engine/kv_cache.h"
 #include "kernels/kernels.h"
+#include "model/limits.h"
+#include "model/profile.h"
 #include "model/transformer.h"
 #include "model/weights.h"
 
@@ -52,6 +55,13 @@ class Executor {
   // Sum over t >= 1 of -log p(ids[t] | ids[:t]).
   double score(std::span<const int32_t> ids, const Checkpoint& checkpoint);
 
+  // Records the steps of every forward pass until stop_profile() returns them.
+  void start_profile();
+  std::vector<StepEvent> stop_profile();
+
+  // As limits.h: what the steps of this executor can reach at best.
+  Limits measure_limits();
+
  private:
   template <typename Body>
   void for_chunks(std::span<const int32_t> ids, const Checkpoint& checkpoint, const Body& body);
@@ -65,7 +75,8 @@ class Executor {
   KvCache kv_cache_;
   std::mutex forward_mutex_;  // guards what follows and the pool
   Transformer transformer_;
-  AlignedBuffer<float> score_logits_;  // once score() is used
+  AlignedBuffer<float> score_logits_;     // once score() is used
+  std::optional<StepRecorder> recorder_;  // while profiling
 };
 
 }  // namespace autoglm

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int kPiecesPerThread = 4;      // of a parallel loop, so that a slow core delays little
 constexpr int kPreferredRowBlocks = 4;   // a GEMM kernel walks this many streams at once
+constexpr int kNormOperations = 4;       // square, add, scale and gain of a value
 constexpr int kTokensPerAttention = 32;  // of one piece of attention work
 
 int64_t row_grain(int num_rows, int num_threads) {
@@ -57,6 +58,7 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
 
 void Transformer::forward(const Chunk& chunk, const Checkpoint& checkpoint) {
   const int num_tokens = static_cast<int>(chunk.ids.size());
+  layer_ = kNoLayer;
   embed(chunk);
   compute_rotations(chunk);
   KvLayer kv{.type = chunk.kv.type,
@@ -65,34 +67,43 @@ void Transformer::forward(const Chunk& chunk, const Checkpoint& checkpoint) {
              .page_stride = chunk.kv.page_stride,
              .num_kv_heads = config_.num_kv_heads,
              .head_dim = config_.head_dim};
-  std::byte* layer_base = chunk.kv.base;
-  for (const LayerWeights& layer : model_.layers()) {
+  for (layer_ = 0; layer_ < config_.num_layers; ++layer_) {
     checkpoint();
-    kv.base = layer_base;
+    const LayerWeights& layer = model_.layers()[layer_];
+    kv.base = chunk.kv.base + layer_ * chunk.kv.layer_bytes;
     attention_block(layer, kv, chunk);
     mlp_block(layer, num_tokens);
-    layer_base += chunk.kv.layer_bytes;
   }
 }
 
 void Transformer::head(int begin, int end, float* logits, size_t stride) {
-  normalize(model_.final_norm(), begin, end);
+  const int num_rows = end - begin;
+  layer_ = kNoLayer;
+  normalize(Step::kFinalNorm, model_.final_norm(), begin, end);
   const PackedMatrix& weight = model_.head();
-  const PackedRows x = packed_.prepare(weight, end - begin);
-  for_rows(end - begin, [&](int row) {
+  const StepScope scope =
+      time_step(Step::kHead, num_rows, [&] { return matrix_cost(weight, num_rows, weight.rows); });
+  const PackedRows x = packed_.prepare(weight, num_rows);
+  for_rows(num_rows, [&](int row) {
     kernels_.pack_row(x, weight.type, row, normed_[begin + row], weight.cols);
   });
   gemm(weight, x, {.data = logits, .stride = static_cast<int>(stride)});
 }
 
 void Transformer::embed(const Chunk& chunk) {
-  for_rows(static_cast<int>(chunk.ids.size()),
+  const int num_tokens = static_cast<int>(chunk.ids.size());
+  const StepScope scope = time_step(Step::kEmbed, num_tokens,
+                                    [&] { return embedding_cost(model_.embedding(), num_tokens); });
+  for_rows(num_tokens,
            [&](int t) { kernels_.unpack_row(model_.embedding(), chunk.ids[t], hidden_[t]); });
 }
 
 // Angles in float32, as the reference implementations compute them.
 void Transformer::compute_rotations(const Chunk& chunk) {
-  for_rows(static_cast<int>(chunk.ids.size()), [&](int t) {
+  const int num_tokens = static_cast<int>(chunk.ids.size());
+  const StepScope scope = time_step(
+      Step::kAngles, num_tokens, [&] { return rows_cost(num_tokens, config_.rotary_dim / 2, 0); });
+  for_rows(num_tokens, [&](int t) {
     const auto position = static_cast<float>(chunk.first_position + t);
     for (int i = 0; i < config_.rotary_dim / 2; ++i) {
       const float angle = position * config_.inv_freq[i];
@@ -105,10 +116,16 @@ void Transformer::compute_rotations(const Chunk& chunk) {
 void Transformer::attention_block(const LayerWeights& layer, const KvLayer& kv,
                                   const Chunk& chunk) {
   const int num_tokens = static_cast<int>(chunk.ids.size());
-  normalize(layer.input_norm, 0, num_tokens);
-  gemm(layer.qkv, pack(layer.qkv.matrix, normed_, num_tokens), qkv_, Epilogue::kStore);
+  normalize(Step::kInputNorm, layer.input_norm, 0, num_tokens);
+  {
+    const StepScope scope =
+        time_step(Step::kQkv, num_tokens, [&] { return linear_cost(layer.qkv, num_tokens); });
+    gemm(layer.qkv, pack(layer.qkv.matrix, normed_, num_tokens), qkv_, Epilogue::kStore);
+  }
   rotate_and_store(layer, kv, chunk);
   attend(kv, chunk);
+  const StepScope scope =
+      time_step(Step::kOutput, num_tokens, [&] { return linear_cost(layer.o, num_tokens); });
   add_to_residual(layer.o, pack(layer.o.matrix, attended_, num_tokens), layer.attention_post_norm);
 }
 
@@ -116,7 +133,10 @@ void Transformer::rotate_and_store(const LayerWeights& layer, const KvLayer& kv,
                                    const Chunk& chunk) {
   const int dim = config_.head_dim;
   const int num_query = config_.num_heads;
-  for_rows(static_cast<int>(chunk.ids.size()), [&](int t) {
+  const int num_tokens = static_cast<int>(chunk.ids.size());
+  const StepScope scope = time_step(Step::kRopeStore, num_tokens,
+                                    [&] { return rope_store_cost(config_, kv, num_tokens); });
+  for_rows(num_tokens, [&](int t) {
     for (int h = 0; h < num_query + config_.num_kv_heads; ++h) {
       float* head = qkv_[t] + h * dim;
       if (config_.qk_norm) {
@@ -132,6 +152,9 @@ void Transformer::rotate_and_store(const LayerWeights& layer, const KvLayer& kv,
 
 void Transformer::attend(const KvLayer& kv, const Chunk& chunk) {
   const int num_tokens = static_cast<int>(chunk.ids.size());
+  const StepScope scope = time_step(Step::kAttention, num_tokens, [&] {
+    return attention_cost(config_, kv, chunk.first_position, num_tokens);
+  });
   const AttentionArgs args{
       .kv = kv,
       .q = qkv_[0],
@@ -155,28 +178,50 @@ void Transformer::attend(const KvLayer& kv, const Chunk& chunk) {
 }
 
 void Transformer::mlp_block(const LayerWeights& layer, int num_tokens) {
-  normalize(layer.mlp_norm, 0, num_tokens);
-  if (!layer.moe.experts.empty()) {
+  normalize(Step::kMlpNorm, layer.mlp_norm, 0, num_tokens);
+  if (layer.moe.experts.empty()) {
+    dense_mlp(layer.mlp, num_tokens, layer.mlp_post_norm);
+  } else {
     moe_block(layer.moe, num_tokens);
-    return;
   }
-  const Mlp& mlp = layer.mlp;
-  gemm(mlp.gate_up, pack(mlp.gate_up.matrix, normed_, num_tokens), activated_, Epilogue::kSwiGlu);
-  add_to_residual(mlp.down, pack(mlp.down.matrix, activated_, num_tokens), layer.mlp_post_norm);
+}
+
+void Transformer::dense_mlp(const Mlp& mlp, int num_tokens, const float* post_norm) {
+  {
+    const StepScope scope = time_step(Step::kGateUp, num_tokens, [&] {
+      return matrix_cost(mlp.gate_up.matrix, num_tokens, mlp.down.matrix.cols);
+    });
+    gemm(mlp.gate_up, pack(mlp.gate_up.matrix, normed_, num_tokens), activated_, Epilogue::kSwiGlu);
+  }
+  const StepScope scope =
+      time_step(Step::kDown, num_tokens, [&] { return linear_cost(mlp.down, num_tokens); });
+  add_to_residual(mlp.down, pack(mlp.down.matrix, activated_, num_tokens), post_norm);
 }
 
 // Experts add to the residual in ascending order, the shared one last, whatever else is in the
 // chunk.
 void Transformer::moe_block(const MoeWeights& moe, int num_tokens) {
-  router_.route(moe, normed_[0], normed_.stride, num_tokens, pool_);
+  {
+    const StepScope scope =
+        time_step(Step::kRouter, num_tokens, [&] { return router_cost(config_, num_tokens); });
+    router_.route(moe, normed_[0], normed_.stride, num_tokens, pool_);
+  }
+  run_experts(moe, num_tokens);
+  if (config_.num_shared_experts > 0) dense_mlp(moe.shared, num_tokens, nullptr);
+}
+
+void Transformer::run_experts(const MoeWeights& moe, int num_tokens) {
+  const StepScope scope = time_step(Step::kExperts, num_tokens, [&] {
+    StepCost cost;
+    for (int e = 0; e < config_.num_experts; ++e) {
+      const int num_rows = static_cast<int>(router_.rows(e).size());
+      if (num_rows > 0) cost += mlp_cost(moe.experts[e], num_rows);
+    }
+    return cost;
+  });
   for (int e = 0; e < config_.num_experts; ++e) {
     if (const auto rows = router_.rows(e); !rows.empty()) run_expert(moe.experts[e], rows);
   }
-  if (config_.num_shared_experts == 0) return;
-  const Mlp& shared = moe.shared;
-  gemm(shared.gate_up, pack(shared.gate_up.matrix, normed_, num_tokens), activated_,
-       Epilogue::kSwiGlu);
-  add_to_residual(shared.down, pack(shared.down.matrix, activated_, num_tokens), nullptr);
 }
 
 void Transformer::run_expert(const Mlp& expert, std::span<const ExpertRow> rows) {
@@ -195,7 +240,10 @@ void Transformer::run_expert(const Mlp& expert, std::span<const ExpertRow> rows)
   });
 }
 
-void Transformer::normalize(const float* gain, int begin, int end) {
+void Transformer::normalize(Step step, const float* gain, int begin, int end) {
+  const StepScope scope = time_step(step, end - begin, [&] {
+    return rows_cost(end - begin, config_.hidden_size, kNormOperations);
+  });
   for_rows(end - begin, [&](int row) {
     const int t = begin + row;
     kernels_.rms_norm(hidden_[t], gain, config_.rms_norm_eps, config_.hidden_size, normed_[t]);

@@ -13,6 +13,7 @@
 #include "kernels/kernels.h"
 #include "model/activations.h"
 #include "model/moe.h"
+#include "model/profile.h"
 #include "model/weights.h"
 
 namespace autoglm {
@@ -50,6 +51,9 @@ class Transformer {
   // Logits of rows [begin, end) of the last chunk, row i at logits + (i - begin) * stride.
   void head(int begin, int end, float* logits, size_t stride);
 
+  // Steps are recorded from now on, or no longer when null. The recorder must outlive its use.
+  void set_recorder(StepRecorder* recorder) { recorder_ = recorder; }
+
  private:
   // Rows of floats, an odd number of cache lines apart: with a power of two all rows of a column
   // would share a few sets of the cache.
@@ -71,10 +75,12 @@ class Transformer {
   void attend(const KvLayer& kv, const Chunk& chunk);
   void mlp_block(const LayerWeights& layer, int num_tokens);
   void moe_block(const MoeWeights& moe, int num_tokens);
+  void dense_mlp(const Mlp& mlp, int num_tokens, const float* post_norm);
+  void run_experts(const MoeWeights& moe, int num_tokens);
   void run_expert(const Mlp& expert, std::span<const ExpertRow> rows);
 
   // normed_ = RMSNorm of hidden_ rows [begin, end).
-  void normalize(const float* gain, int begin, int end);
+  void normalize(Step step, const float* gain, int begin, int end);
   PackedRows pack(const PackedMatrix& weight, Rows& rows, int num_rows);
   void gemm(const Linear& linear, const PackedRows& x, Rows& out, Epilogue epilogue);
   void gemm(const PackedMatrix& weight, const PackedRows& x, const GemmOutput& out);
@@ -82,6 +88,11 @@ class Transformer {
   void add_to_residual(const Linear& linear, const PackedRows& x, const float* post_norm);
   template <typename Body>
   void for_rows(int num_rows, const Body& body);
+  // Times the block that holds the result as a step of the current layer.
+  template <typename CostFunction>
+  StepScope time_step(Step step, int num_tokens, const CostFunction& cost) const {
+    return StepScope(recorder_, step, layer_, num_tokens, cost);
+  }
 
   const Model& model_;
   const ModelConfig& config_;
@@ -99,6 +110,8 @@ class Transformer {
   Rows sin_;
   Rows attention_scratch_;                 // one row a thread
   AlignedBuffer<std::byte> gemm_scratch_;  // kGemmScratchBytes a thread
+  StepRecorder* recorder_ = nullptr;
+  int layer_ = kNoLayer;  // the one that runs
 };
 
 }  // namespace autoglm

@@ -338,6 +338,19 @@ class Executor:
     @property
     def page_tokens(self) -> int: ...
 
+    def start_profile(self) -> None:
+        """Records the steps of every forward pass from now on."""
+
+    def stop_profile(self) -> list[tuple[str, int, int, float, float, int, int, int]]:
+        """
+        The recorded steps: (name, layer or -1, tokens, start in s, seconds, bytes, operations, bytes of the KV cache).
+        """
+
+    def measure_limits(self) -> tuple[float, float]:
+        """
+        Read bandwidth in bytes/s and arithmetic peak in operations/s, of all threads.
+        """
+
 class Session:
     """One token sequence: prefill, then decode."""
 
