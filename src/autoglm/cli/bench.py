@@ -22,30 +22,16 @@ from autoglm.cli.options import (
     whole_number,
 )
 from autoglm.cli.output import Progress, print_json, print_text
+from autoglm.cli.workload import Workload, add_workload_options, random_ids, workload
 from autoglm.config import load_settings
 from autoglm.engine.base import TokenModel
 from autoglm.engine.model import embedded_model
 from autoglm.engine.native import NativeModel
-from autoglm.errors import ContextOverflowError
 from autoglm.hardware.process import peak_rss_bytes, reset_peak_rss
 from autoglm.modelfile.bundle import open_bundle
 from autoglm.types import SamplingParams
 
 MIB = 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """What one repeat does: read `depth` tokens, then time a prompt and the tokens after it."""
-
-    prompt_tokens: int
-    gen_tokens: int
-    depth: int
-
-    @property
-    def context_tokens(self) -> int:
-        """Tokens in the KV cache at the end."""
-        return self.depth + self.prompt_tokens + self.gen_tokens + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,19 +52,14 @@ FIGURES = tuple(Measurement.__dataclass_fields__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_model_option(parser)
-    for name, metavar, default, minimum, text in (
-        ("--prompt-tokens", "P", 256, 1, "tokens of the timed prompt"),
-        ("--gen-tokens", "G", 32, 1, "tokens timed after the first one"),
-        ("--depth", "D", 0, 0, "tokens in the KV cache before the prompt"),
-        ("--repeat", "R", 3, 1, "times to measure, each with a fresh load"),
-    ):
-        parser.add_argument(
-            name,
-            metavar=metavar,
-            type=whole_number(minimum),
-            default=default,
-            help=f"{text} (default: {default})",
-        )
+    add_workload_options(parser)
+    parser.add_argument(
+        "--repeat",
+        metavar="R",
+        type=whole_number(1),
+        default=3,
+        help="times to measure, each with a fresh load (default: 3)",
+    )
     add_threads_option(parser)
     add_json_option(parser)
 
@@ -86,15 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print median, min and max of every figure."""
     settings = load_settings({"model": args.model, "threads": args.threads})
-    work = Workload(prompt_tokens=args.prompt_tokens, gen_tokens=args.gen_tokens, depth=args.depth)
     path = Path(settings.model) if settings.model else embedded_model()
-    bundle = open_bundle(path)
-    if work.context_tokens > bundle.max_position:
-        message = (
-            f"depth, prompt and generated tokens are {work.context_tokens} together; "
-            f"the model's context is {bundle.max_position}"
-        )
-        raise ContextOverflowError(message)
+    work = workload(args, open_bundle(path).max_position)
     with exit_on_interrupt():
         report = _measure_all(path, work, threads=settings.threads, repeat=args.repeat)
     if args.json:
@@ -145,8 +119,8 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Measurement:
     """Load the model and run the workload once, on random ids so that no cache helps."""
-    depth_ids = _random_ids(rng, work.depth, vocab_size)
-    prompt_ids = _random_ids(rng, work.prompt_tokens, vocab_size)
+    depth_ids = random_ids(rng, work.depth, vocab_size)
+    prompt_ids = random_ids(rng, work.prompt_tokens, vocab_size)
     reset_peak_rss()
     start = clock()
     model = load()
@@ -177,10 +151,6 @@ def summary(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
         values = [getattr(measurement, name) for measurement in measurements]
         report[name] = {"median": median(values), "min": min(values), "max": max(values)}
     return report
-
-
-def _random_ids(rng: random.Random, count: int, vocab_size: int) -> list[int]:
-    return [rng.randrange(vocab_size) for _ in range(count)]
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
