@@ -22,6 +22,7 @@ COMMANDS = {
     "convert": "turn a Hugging Face checkpoint into a bundle",
     "verify": "check a bundle against its manifest",
     "bench": "measure prefill and decode speed, start and memory",
+    "profile": "show where the time goes, by layer and step",
     "score": "perplexity of a text",
     "doctor": "show what this machine has and which kernels are used",
 }

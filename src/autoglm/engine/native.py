@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoglm import _core
     from autoglm.modelfile.arch import ArchConfig
     from autoglm.modelfile.bundle import Bundle
+    from autoglm.telemetry.profile import Limits, StepEvent
 
 
 class NativeModel:
@@ -85,6 +86,24 @@ class NativeModel:
         """Sum of -log p(ids[t] | ids[:t]) in nats, over t >= 1."""
         with self._measuring(ids) as session:
             return session.score(list(ids))
+
+    def measure_limits(self) -> Limits:
+        """What the machine can do at best with this model's kernels and threads; a second long."""
+        from autoglm.telemetry.profile import Limits
+
+        with translate_core_errors():
+            bandwidth, peak = self._executor.measure_limits()
+        return Limits(read_bytes_per_s=bandwidth, operations_per_s=peak)
+
+    def start_profile(self) -> None:
+        """Record the steps of every forward pass from now on."""
+        self._executor.start_profile()
+
+    def stop_profile(self) -> tuple[StepEvent, ...]:
+        """Record no longer; returns the steps so far."""
+        from autoglm.telemetry.profile import StepEvent
+
+        return tuple(StepEvent(*event) for event in self._executor.stop_profile())
 
     def cancel(self) -> None:
         """Make running `logits` and `score` calls raise CancelledError. From any thread."""
