@@ -319,21 +319,6 @@ float unpack_element(const PackedMatrix& w, const std::byte* block, int row, int
   }
 }
 
-}  // namespace
-
-namespace ref {
-
-void rope(float* head, const float* cos, const float* sin, int rotary_dim, bool is_interleaved) {
-  const int half = rotary_dim / 2;
-  for (int i = 0; i < half; ++i) {
-    float& a = head[is_interleaved ? 2 * i : i];
-    float& b = head[is_interleaved ? 2 * i + 1 : half + i];
-    const float x = a, y = b;
-    a = x * cos[i] - y * sin[i];
-    b = y * cos[i] + x * sin[i];
-  }
-}
-
 void store_kv(const KvLayer& kv, int position, const float* k, const float* v) {
   const size_t page = kv.page_table[position / kPageTokens] * kv.page_stride;
   const int token = position % kPageTokens;
@@ -358,6 +343,21 @@ void store_kv(const KvLayer& kv, int position, const float* k, const float* v) {
   }
 }
 
+}  // namespace
+
+namespace ref {
+
+void rope(float* head, const float* cos, const float* sin, int rotary_dim, bool is_interleaved) {
+  const int half = rotary_dim / 2;
+  for (int i = 0; i < half; ++i) {
+    float& a = head[is_interleaved ? 2 * i : i];
+    float& b = head[is_interleaved ? 2 * i + 1 : half + i];
+    const float x = a, y = b;
+    a = x * cos[i] - y * sin[i];
+    b = y * cos[i] + x * sin[i];
+  }
+}
+
 void unpack_row(const PackedMatrix& w, int row, float* out) {
   const std::byte* block = w.weight + row / kRowBlock * row_block_bytes(w.type, w.padded_cols);
   for (int k = 0; k < w.cols; ++k) out[k] = unpack_element(w, block, row, k);
@@ -374,7 +374,7 @@ const Kernels kScalarKernels = {
     .rms_norm = rms_norm,
     .add = add,
     .rope = ref::rope,
-    .store_kv = ref::store_kv,
+    .store_kv = store_kv,
     .attention = attention,
     .unpack_row = ref::unpack_row,
 };

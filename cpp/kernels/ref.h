@@ -6,7 +6,6 @@
 namespace autoglm::ref {
 
 void rope(float* head, const float* cos, const float* sin, int rotary_dim, bool is_interleaved);
-void store_kv(const KvLayer& kv, int position, const float* k, const float* v);
 void unpack_row(const PackedMatrix& w, int row, float* out);
 
 }  // namespace autoglm::ref
