@@ -16,6 +16,7 @@ namespace {
 
 struct AttentionRow {
   const float* q;
+  const float* sink_q;
   float* out;
   int num_keys;
 };
@@ -33,7 +34,13 @@ struct AttentionState {
 // scores[r][0..63] = scale * q_r . k_t, for kRows rows.
 template <int kRows, typename Element>
 void score_page(const AttentionArgs& args, const Element* keys, const AttentionState& state,
-                int first) {
+                int first, bool is_sink) {
+  const float* queries[kRows];
+  AUTOGLM_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    const AttentionRow& row = state.rows[first + r];
+    queries[r] = is_sink ? row.sink_q : row.q;
+  }
   for (int t = 0; t < kPageTokens; t += 32) {
     F32x16 sums[kRows][2];
     AUTOGLM_UNROLL
@@ -43,7 +50,7 @@ void score_page(const AttentionArgs& args, const Element* keys, const AttentionS
       const F32x16 k0 = load(k), k1 = load(k + 16);
       AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const F32x16 q = splat(state.rows[first + r].q[d]);
+        const F32x16 q = splat(queries[r][d]);
         sums[r][0] = fma(k0, q, sums[r][0]);
         sums[r][1] = fma(k1, q, sums[r][1]);
       }
@@ -133,7 +140,7 @@ void add_values(const AttentionArgs& args, const Element* values, const Attentio
 template <int kRows, typename Element>
 void attend_page(const AttentionArgs& args, AttentionState& state, const Element* keys,
                  const Element* values, int first, int first_key) {
-  score_page<kRows>(args, keys, state, first);
+  score_page<kRows>(args, keys, state, first, first_key < args.num_sink_keys);
   int num_tokens = 0;
   AUTOGLM_UNROLL
   for (int r = first; r < first + kRows; ++r) {
@@ -194,9 +201,13 @@ void attention_float(const AttentionArgs& args, int kv_head, int token_begin, in
     for (int r = 0; r < state.num_rows; ++r) {
       const int token = token_begin + (first + r) / group;
       const int head = kv_head * group + (first + r) % group;
-      state.rows[r] = {args.q + static_cast<size_t>(token) * args.q_stride + head * dim,
-                       args.out + static_cast<size_t>(token) * args.out_stride + head * dim,
-                       args.first_position + token + 1};
+      state.rows[r] = {
+          args.q + static_cast<size_t>(token) * args.q_stride + head * dim,
+          args.num_sink_keys > 0
+              ? args.sink_q + static_cast<size_t>(token) * args.sink_q_stride + head * dim
+              : nullptr,
+          args.out + static_cast<size_t>(token) * args.out_stride + head * dim,
+          args.first_position + token + 1};
       state.largest[r] = -INFINITY;
       state.total[r] = 0.0f;
     }

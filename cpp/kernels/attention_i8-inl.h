@@ -17,8 +17,7 @@
 namespace autoglm {
 namespace {
 
-void quantize_query(const AttentionArgs& args, Int8AttentionState& state, int r) {
-  const float* q = state.q[r];
+void quantize_query(const AttentionArgs& args, Int8AttentionState& state, int r, const float* q) {
   const int dim = args.kv.head_dim;
   const float largest = max_abs(q, dim);
   const F32x16 inverse = splat(largest > 0.0f ? kTwoPlaneSteps / largest : 0.0f);
@@ -111,25 +110,19 @@ void prefetch_block(const Int8AttentionState& state, const KeyBlock& block) {
   }
 }
 
-void attend_rows_i8(const AttentionArgs& args, Int8AttentionState& state, int kv_head) {
-  const int most_keys = *std::max_element(state.num_keys, state.num_keys + state.num_rows);
-  for (int r = 0; r < state.num_rows; ++r) {
-    quantize_query(args, state, r);
-    state.largest[r] = -INFINITY;
-    state.total[r] = 0.0f;
-    std::fill_n(state.sums + r * state.value_dim, state.value_dim, 0.0f);
-  }
-  for (int first_key = 0; first_key < most_keys; first_key += kKeyBlock) {
-    const KeyBlock block =
-        key_block(args, kv_head, first_key, std::min(first_key + kKeyBlock, most_keys));
-    const int next_key = first_key + kKeyBlock;
-    if (state.num_rows < kAttentionRows && next_key < most_keys) {
-      const int last_key = std::min(next_key + kKeyBlock, most_keys);
-      prefetch_block(state, key_block(args, kv_head, next_key, last_key));
+// Keys [begin, end), with the queries as quantised last.
+void attend_keys_i8(const AttentionArgs& args, Int8AttentionState& state, int kv_head, int begin,
+                    int end) {
+  for (int first_key = begin; first_key < end; first_key += kKeyBlock) {
+    const int next_key = std::min(first_key + kKeyBlock, end);
+    const KeyBlock block = key_block(args, kv_head, first_key, next_key);
+    if (state.num_rows < kAttentionRows && next_key < end) {
+      prefetch_block(state,
+                     key_block(args, kv_head, next_key, std::min(next_key + kKeyBlock, end)));
     }
     dot_keys(state, block);
     for (int r = 0; r < state.num_rows; ++r) {
-      const int num_keys = std::min(state.num_keys[r] - first_key, kKeyBlock);
+      const int num_keys = std::min(state.num_keys[r], next_key) - first_key;
       if (num_keys > 0) weigh_row(state, block, r, num_keys);
     }
     dot_values(state, block);
@@ -137,6 +130,21 @@ void attend_rows_i8(const AttentionArgs& args, Int8AttentionState& state, int kv
       if (state.num_keys[r] > first_key) add_block_values(state, r);
     }
   }
+}
+
+void attend_rows_i8(const AttentionArgs& args, Int8AttentionState& state, int kv_head) {
+  for (int r = 0; r < state.num_rows; ++r) {
+    state.largest[r] = -INFINITY;
+    state.total[r] = 0.0f;
+    std::fill_n(state.sums + r * state.value_dim, state.value_dim, 0.0f);
+  }
+  if (args.num_sink_keys > 0) {
+    for (int r = 0; r < state.num_rows; ++r) quantize_query(args, state, r, state.sink_q[r]);
+    attend_keys_i8(args, state, kv_head, 0, args.num_sink_keys);
+  }
+  const int most_keys = *std::max_element(state.num_keys, state.num_keys + state.num_rows);
+  for (int r = 0; r < state.num_rows; ++r) quantize_query(args, state, r, state.q[r]);
+  attend_keys_i8(args, state, kv_head, args.num_sink_keys, most_keys);
   for (int r = 0; r < state.num_rows; ++r) {
     const F32x16 inverse = splat(1.0f / state.total[r]);
     const float* sums = state.sums + r * state.value_dim;
@@ -165,6 +173,10 @@ void attention_i8(const AttentionArgs& args, int kv_head, int token_begin, int t
       const int token = token_begin + (first + r) / group;
       const int head = kv_head * group + (first + r) % group;
       state.q[r] = args.q + static_cast<size_t>(token) * args.q_stride + head * dim;
+      state.sink_q[r] =
+          args.num_sink_keys > 0
+              ? args.sink_q + static_cast<size_t>(token) * args.sink_q_stride + head * dim
+              : nullptr;
       state.out[r] = args.out + static_cast<size_t>(token) * args.out_stride + head * dim;
       state.num_keys[r] = args.first_position + token + 1;
     }

@@ -22,6 +22,7 @@ struct Int8AttentionState {
   int key_dim;
   int value_dim;
   const float* q[kAttentionRows];
+  const float* sink_q[kAttentionRows];
   float* out[kAttentionRows];
   int num_keys[kAttentionRows];
   float query_scale[kAttentionRows];   // times the softmax scale

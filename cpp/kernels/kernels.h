@@ -164,6 +164,11 @@ struct AttentionArgs {
   int num_heads = 0;
   int first_position = 0;  // position of token 0; token t sees keys 0..first_position+t
   float scale = 1.0f;      // usually 1/sqrt(head_dim)
+  // The first keys may be sinks, which meet the queries rotated to another position: whole pages
+  // that every token sees.
+  int num_sink_keys = 0;
+  const float* sink_q = nullptr;  // [num_tokens][sink_q_stride], as q
+  int sink_q_stride = 0;
 };
 
 // Scratch of one thread, 64-byte aligned.

@@ -283,9 +283,11 @@ void test_rope() {
 
 struct AttentionCase {
   int num_heads, num_kv_heads, head_dim, num_tokens, first_position;
+  int num_sink_keys = 0;
 };
 
 std::vector<double> reference_attention(const AttentionCase& c, const std::vector<float>& q,
+                                        const std::vector<float>& sink_q,
                                         const std::vector<float>& k, const std::vector<float>& v) {
   const int kv_dim = c.num_kv_heads * c.head_dim;
   std::vector<double> out(q.size());
@@ -297,9 +299,10 @@ std::vector<double> reference_attention(const AttentionCase& c, const std::vecto
       std::vector<double> weight(num_keys);
       double largest = -INFINITY, total = 0.0;
       for (int j = 0; j < num_keys; ++j) {
+        const std::vector<float>& query = j < c.num_sink_keys ? sink_q : q;
         double dot = 0.0;
         for (int d = 0; d < c.head_dim; ++d)
-          dot += q[q_at + d] * k[static_cast<size_t>(j) * kv_dim + kv_head * c.head_dim + d];
+          dot += query[q_at + d] * k[static_cast<size_t>(j) * kv_dim + kv_head * c.head_dim + d];
         weight[j] = dot / std::sqrt(static_cast<double>(c.head_dim));
         largest = std::max(largest, weight[j]);
       }
@@ -334,19 +337,21 @@ void round_to_cache(KvType type, int head_dim, std::vector<float>* values) {
 }
 
 void test_attention() {
-  const AttentionCase cases[] = {{4, 1, 64, 1, 0},  {4, 2, 128, 3, 130}, {6, 2, 80, 70, 5},
-                                 {8, 8, 96, 2, 63}, {3, 1, 20, 65, 0},   {16, 4, 64, 1, 700},
-                                 {2, 1, 8, 130, 61}};
+  const AttentionCase cases[] = {
+      {4, 1, 64, 1, 0},        {4, 2, 128, 3, 130},    {6, 2, 80, 70, 5},  {8, 8, 96, 2, 63},
+      {3, 1, 20, 65, 0},       {16, 4, 64, 1, 700},    {2, 1, 8, 130, 61}, {4, 2, 64, 1, 200, 64},
+      {6, 2, 40, 9, 330, 192}, {4, 1, 96, 9, 700, 320}};
   for (const AttentionCase& c : cases) {
     const int num_keys = c.first_position + c.num_tokens, kv_dim = c.num_kv_heads * c.head_dim;
     const auto q =
         random_floats(static_cast<size_t>(c.num_tokens) * c.num_heads * c.head_dim, 11, 1.5f);
+    const auto sink_q = random_floats(q.size(), 15, 1.5f);
     const auto all_k = random_floats(static_cast<size_t>(num_keys) * kv_dim, 12, 1.5f);
     const auto all_v = random_floats(all_k.size(), 13);
     for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kI8}) {
       auto k = all_k, v = all_v;
       for (auto* values : {&k, &v}) round_to_cache(type, c.head_dim, values);
-      const auto want = reference_attention(c, q, k, v);
+      const auto want = reference_attention(c, q, sink_q, k, v);
       for (const Isa isa : supported_isas()) {
         const Kernels& kernels = kernels_for(isa);
         const int num_pages = num_keys / kPageTokens + 1;
@@ -369,6 +374,9 @@ void test_attention() {
         args.q = q.data();
         args.q_stride = args.out_stride = c.num_heads * c.head_dim;
         args.num_heads = c.num_heads;
+        args.num_sink_keys = c.num_sink_keys;
+        args.sink_q = sink_q.data();
+        args.sink_q_stride = args.q_stride;
         args.first_position = c.first_position;
         args.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
         for (int h = 0; h < c.num_kv_heads; ++h) {

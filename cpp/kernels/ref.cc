@@ -253,13 +253,17 @@ void store_kv_i8(const KvLayer& kv, size_t page, int token, int kv_head, const f
 // One query row over all keys it sees, page by page with a running softmax.
 void attend_row(const AttentionArgs& args, int kv_head, int head, int token, float* sums) {
   const KvLayer& kv = args.kv;
-  const float* q = args.q + static_cast<size_t>(token) * args.q_stride + head * kv.head_dim;
+  const size_t head_at = static_cast<size_t>(head) * kv.head_dim;
   const int num_keys = args.first_position + token + 1;
   float largest = -INFINITY, total = 0.0f;
   std::fill(sums, sums + kv.head_dim, 0.0f);
   for (int first = 0; first < num_keys; first += kPageTokens) {
     const int num = std::min(kPageTokens, num_keys - first);
     const size_t page = kv.page_table[first / kPageTokens] * kv.page_stride;
+    const float* q =
+        (first < args.num_sink_keys ? args.sink_q + static_cast<size_t>(token) * args.sink_q_stride
+                                    : args.q + static_cast<size_t>(token) * args.q_stride) +
+        head_at;
     float weights[kPageTokens];
     float page_largest = largest;
     for (int t = 0; t < num; ++t) {
@@ -280,7 +284,7 @@ void attend_row(const AttentionArgs& args, int kv_head, int head, int token, flo
       }
     }
   }
-  float* out = args.out + static_cast<size_t>(token) * args.out_stride + head * kv.head_dim;
+  float* out = args.out + static_cast<size_t>(token) * args.out_stride + head_at;
   for (int d = 0; d < kv.head_dim; ++d) out[d] = sums[d] / total;
 }
 
