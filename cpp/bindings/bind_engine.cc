@@ -154,7 +154,13 @@ void bind_plan(nb::module_& m) {
               "16, or 8 for faster prompts: bits of quantised activations")
       .def_rw("prefill_chunk", &Plan::prefill_chunk, "tokens of a forward pass")
       .def_rw("max_context", &Plan::max_context,
-              "tokens in the KV cache; 0: the model's longest sequence");
+              "tokens in the KV cache; 0: the longest sequence, or one window's share")
+      .def_rw("window", &Plan::window,
+              "attention over the first `sink` and the latest `window` tokens, rounded up to "
+              "pages; 0: over all")
+      .def_rw("sink", &Plan::sink)
+      .def("held_tokens", held_tokens, nb::arg("num_tokens"),
+           "The most tokens' pages that a sequence of this length holds at once.");
 }
 
 void bind_sampling(nb::module_& m) {
@@ -200,7 +206,6 @@ void bind_model(nb::module_& m) {
       .def_prop_ro(
           "num_free_pages", [](Executor& e) { return e.kv_cache().num_free_pages(); },
           "KV cache pages that no session holds")
-      .def_prop_ro("page_tokens", [](const Executor&) { return kPageTokens; })
       .def("start_profile", &Executor::start_profile,
            "Records the steps of every forward pass from now on.")
       .def("stop_profile", stop_profile,

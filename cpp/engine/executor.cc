@@ -11,7 +11,14 @@
 namespace autoglm {
 namespace {
 
-constexpr int kScoreRows = 16;  // rows of logits that score() holds at once
+constexpr int kScoreRows = 16;             // rows of logits that score() holds at once
+constexpr int kMostTokens = 1 << 26;       // in a cache
+constexpr int kUnboundedTokens = 1 << 30;  // of a sequence with a window
+constexpr int kMostDraft = 64;             // tokens that a step may compute ahead
+
+int pages_for(int num_tokens) { return (num_tokens + kPageTokens - 1) / kPageTokens; }
+
+int step_tokens(int prefill_chunk) { return std::max(prefill_chunk, kMostDraft); }
 
 int check_range(const char* name, int value, int low, int high) {
   if (value >= low && value <= high) return value;
@@ -31,10 +38,31 @@ int num_threads_of(const Plan& plan) {
   return plan.threads > 0 ? plan.threads : num_physical_cores();
 }
 
-int num_pages_of(const Plan& plan, const ModelConfig& config) {
-  check_range("max_context", plan.max_context, 0, 1 << 26);
-  const int tokens = plan.max_context > 0 ? plan.max_context : config.max_position;
-  return round_up(tokens, kPageTokens) / kPageTokens;
+KvWindow window_of(const Plan& plan) {
+  check_range("window", plan.window, 0, kMostTokens);
+  check_range("sink", plan.sink, 0, kMostTokens);
+  return {.num_sink_pages = pages_for(plan.sink), .num_pages = pages_for(plan.window)};
+}
+
+// Whether no distance between tokens goes beyond what the model knows, however long the text.
+bool is_unbounded(const KvWindow& window, const ModelConfig& config) {
+  return window.is_on() && window.most_visible() <= config.max_position / kPageTokens;
+}
+
+int num_pages_of(const Plan& plan, const KvWindow& window, const ModelConfig& config) {
+  check_range("max_context", plan.max_context, 0, kMostTokens);
+  if (plan.max_context > 0) return pages_for(plan.max_context);
+  if (is_unbounded(window, config)) return window.most_held(step_tokens(plan.prefill_chunk));
+  return pages_for(config.max_position);
+}
+
+int max_tokens_of(const Plan& plan, const KvWindow& window, int num_pages,
+                  const ModelConfig& config) {
+  if (is_unbounded(window, config) &&
+      num_pages >= window.most_held(step_tokens(plan.prefill_chunk))) {
+    return kUnboundedTokens;
+  }
+  return std::min(config.max_position, num_pages * kPageTokens);
 }
 
 KvGeometry kv_geometry_of(const Plan& plan, const ModelConfig& config) {
@@ -60,15 +88,23 @@ double negative_log_probability(const float* logits, int vocab_size, int32_t tar
 
 }  // namespace
 
+int held_tokens(const Plan& plan, int num_tokens) {
+  const KvWindow window = window_of(plan);
+  const int num_pages = pages_for(num_tokens);
+  if (!window.is_on()) return num_pages * kPageTokens;
+  return std::min(num_pages, window.most_held(step_tokens(plan.prefill_chunk))) * kPageTokens;
+}
+
 Executor::Executor(std::shared_ptr<const Model> model, const Plan& plan)
     : model_(std::move(model)),
       kernels_(kernels_for(select_isa(plan.isa))),
       prefill_chunk_(check_range("prefill_chunk", plan.prefill_chunk, 1, 8192)),
-      max_tokens_(std::min(model_->config().max_position,
-                           num_pages_of(plan, model_->config()) * kPageTokens)),
+      window_(window_of(plan)),
+      num_pages_(num_pages_of(plan, window_, model_->config())),
+      max_tokens_(max_tokens_of(plan, window_, num_pages_, model_->config())),
       pool_(num_threads_of(plan)),
-      kv_cache_(kv_geometry_of(plan, model_->config()), num_pages_of(plan, model_->config())),
-      transformer_(*model_, kernels_, pool_, prefill_chunk_, is_precise(plan)) {}
+      kv_cache_(kv_geometry_of(plan, model_->config()), num_pages_),
+      transformer_(*model_, kernels_, pool_, prefill_chunk_, is_precise(plan), window_) {}
 
 void Executor::check_ids(std::span<const int32_t> ids) const {
   const int vocab_size = model_->config().vocab_size;
@@ -163,10 +199,11 @@ void Executor::for_chunks(std::span<const int32_t> ids, const Checkpoint& checkp
                                        std::to_string(max_tokens_));
   }
   const int num_tokens = static_cast<int>(ids.size());
-  KvSequence kv(kv_cache_);
-  kv.reserve(num_tokens);
+  KvSequence kv(kv_cache_, window_);
   for (int first = 0; first < num_tokens; first += prefill_chunk_) {
     const int count = std::min(prefill_chunk_, num_tokens - first);
+    kv.slide(first);
+    kv.reserve(window_.is_on() ? first + count : num_tokens);
     const std::lock_guard lock(forward_mutex_);
     transformer_.forward({ids.subspan(first, count), first, kv.view()}, checkpoint);
     body(first, count);

@@ -25,8 +25,16 @@ struct Plan {
   std::optional<KvType> kv_dtype = {};  // unset: fp32 for fp32 weights, else fp16
   int activation_bits = 16;             // of quantised activations: 16, or 8 for faster prompts
   int prefill_chunk = 256;              // tokens of a forward pass
-  int max_context = 0;                  // tokens in the KV cache; 0: the model's longest sequence
+  int max_context = 0;  // tokens in the KV cache; 0: the longest sequence, or one window's share
+  // Attention over the first `sink` and the latest `window` tokens, rounded up to pages of 64;
+  // 0: over all. Sequences have any length, in the memory of what is seen.
+  int window = 0;
+  int sink = kPageTokens;
 };
+
+// The most tokens' pages that a sequence of `num_tokens` holds at once. Throws
+// Error(kArgumentError).
+int held_tokens(const Plan& plan, int num_tokens);
 
 class Executor {
  public:
@@ -40,6 +48,7 @@ class Executor {
   // Tokens of the longest sequence that can be computed.
   int max_tokens() const { return max_tokens_; }
   KvCache& kv_cache() { return kv_cache_; }
+  const KvWindow& window() const { return window_; }
 
   // Throws Error(kArgumentError) unless every id is in the vocabulary.
   void check_ids(std::span<const int32_t> ids) const;
@@ -70,6 +79,8 @@ class Executor {
   std::shared_ptr<const Model> model_;
   const Kernels& kernels_;
   int prefill_chunk_;
+  KvWindow window_;
+  int num_pages_;
   int max_tokens_;
   ThreadPool pool_;
   KvCache kv_cache_;

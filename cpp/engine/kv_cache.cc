@@ -89,6 +89,17 @@ void KvCache::release(std::span<const int32_t> pages) {
   }
 }
 
+void KvCache::retire(int32_t page) {
+  const std::lock_guard lock(mutex_);
+  Page& state = pages_[page];
+  if (--state.num_references > 0) return;
+  if (state.block == kRootBlock) {
+    blank_.push_back(page);
+  } else {
+    push_oldest(page);
+  }
+}
+
 KvCache::Match KvCache::find(BlockId parent, std::span<const int32_t> ids) {
   const std::lock_guard lock(mutex_);
   const int32_t page = lookup(hash_block(parent, ids), parent, ids);
@@ -152,6 +163,14 @@ void KvCache::push_newest(int32_t page) {
   ++num_reusable_;
 }
 
+void KvCache::push_oldest(int32_t page) {
+  pages_[page].older = kNone;
+  pages_[page].newer = oldest_;
+  (oldest_ == kNone ? newest_ : pages_[oldest_].older) = page;
+  oldest_ = page;
+  ++num_reusable_;
+}
+
 void KvCache::unlink(int32_t page) {
   const Page& state = pages_[page];
   (state.older == kNone ? oldest_ : pages_[state.older].newer) = state.newer;
@@ -159,10 +178,13 @@ void KvCache::unlink(int32_t page) {
   --num_reusable_;
 }
 
+KvSequence::KvSequence(KvCache& cache, const KvWindow& window) : cache_(cache), window_(window) {
+  pages_.reserve(cache.num_pages());
+}
+
 int KvSequence::attach(std::span<const int32_t> ids, int num_computed) {
   if (num_computed != num_published_ * kPageTokens) return 0;
-  cache_.release(std::span(pages_).subspan(num_published_));  // reserved, but never filled
-  pages_.resize(num_published_);
+  release_from(num_published_);  // reserved, but never filled
   const int num_whole = (static_cast<int>(ids.size()) - 1) / kPageTokens;
   while (num_published_ < num_whole) {
     const auto block = ids.subspan(static_cast<size_t>(num_published_) * kPageTokens, kPageTokens);
@@ -191,6 +213,25 @@ void KvSequence::publish(std::span<const int32_t> ids, int num_computed) {
     last_block_ = cache_.publish(pages_[num_published_], last_block_, block);
     ++num_published_;
   }
+}
+
+void KvSequence::slide(int num_kept) {
+  const int num_hidden = window_.num_hidden(num_kept / kPageTokens);
+  for (; num_gone_ < num_hidden; ++num_gone_) {
+    int32_t& page = pages_[window_.num_sink_pages + num_gone_];
+    cache_.retire(page);
+    page = kGone;
+  }
+}
+
+// Later pages first, so that what is kept longest is a beginning.
+void KvSequence::release_from(int first) {
+  const std::span<const int32_t> pages(pages_);
+  const int num_sinks = num_gone_ > 0 ? window_.num_sink_pages : 0;
+  const int first_kept = std::max(first, num_sinks + num_gone_);
+  cache_.release(pages.subspan(first_kept));
+  if (first < num_sinks) cache_.release(pages.subspan(first, num_sinks - first));
+  pages_.resize(first);
 }
 
 }  // namespace autoglm

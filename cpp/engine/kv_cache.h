@@ -12,6 +12,7 @@
 
 #include "kernels/kernels.h"
 #include "model/transformer.h"
+#include "model/window.h"
 
 namespace autoglm {
 
@@ -56,6 +57,8 @@ class KvCache {
   bool try_acquire(int count, std::vector<int32_t>& pages);
   // Gives up one reference to each page. Published pages stay reusable, later ones evicted first.
   void release(std::span<const int32_t> pages);
+  // As release() of one page, but it is the first to be evicted.
+  void retire(int32_t page);
 
   // The page that holds these 64 tokens after `parent`, with one more reference.
   Match find(BlockId parent, std::span<const int32_t> ids);
@@ -84,6 +87,7 @@ class KvCache {
   int32_t take_page();
   void unpublish(int32_t page);
   void push_newest(int32_t page);
+  void push_oldest(int32_t page);
   void unlink(int32_t page);
 
   const KvGeometry geometry_;
@@ -100,11 +104,12 @@ class KvCache {
   BlockId last_block_ = kRootBlock;
 };
 
-// The pages of one growing token sequence; gives them back when destroyed.
+// The pages of one growing token sequence; gives them back when destroyed. With a window it is a
+// ring: pages that no later token sees go back to the cache while the sequence grows.
 class KvSequence {
  public:
-  explicit KvSequence(KvCache& cache) : cache_(cache) { pages_.reserve(cache.num_pages()); }
-  ~KvSequence() { cache_.release(pages_); }
+  explicit KvSequence(KvCache& cache, const KvWindow& window = {});
+  ~KvSequence() { release_from(0); }
   KvSequence(const KvSequence&) = delete;
   KvSequence& operator=(const KvSequence&) = delete;
 
@@ -117,13 +122,22 @@ class KvSequence {
   void reserve(int num_tokens);
   // Publishes the pages that the first `num_computed` of `ids` fill.
   void publish(std::span<const int32_t> ids, int num_computed);
+  // Gives back the pages that tokens from position `num_kept` on do not see; the sequence must not
+  // be cut before that position any more.
+  void slide(int num_kept);
 
   KvView view() const { return cache_.view(pages_.data()); }
 
  private:
+  static constexpr int32_t kGone = -1;
+
+  void release_from(int first);
+
   KvCache& cache_;
-  std::vector<int32_t> pages_;
-  int num_published_ = 0;  // leading pages that are published
+  KvWindow window_;
+  std::vector<int32_t> pages_;  // kGone: given back
+  int num_gone_ = 0;            // after the sinks
+  int num_published_ = 0;       // leading pages that are published
   KvCache::BlockId last_block_ = KvCache::kRootBlock;
 };
 

@@ -138,6 +138,37 @@ void test_an_evicted_page_is_forgotten() {
   CHECK_EQ(num_reused(kv, tokens(129, 7)), 128);
 }
 
+void test_a_window_gives_back_what_later_tokens_do_not_see() {
+  KvCache kv(kGeometry, 8);
+  const std::vector<int32_t> ids = tokens(8 * 64);
+  {
+    KvSequence sequence(kv, {.num_sink_pages = 1, .num_pages = 2});
+    sequence.reserve(8 * 64);
+    sequence.publish(ids, 6 * 64);
+    sequence.slide(4 * 64 - 1);  // page 3 sees all before it
+    CHECK_EQ(kv.num_free_pages(), 0);
+    sequence.slide(6 * 64);  // page 6 sees 0, 4, 5 and itself
+    CHECK_EQ(kv.num_free_pages(), 3);
+  }
+  CHECK_EQ(kv.num_free_pages(), 8);
+  CHECK_EQ(num_reused(kv, ids), 6 * 64);
+}
+
+void test_pages_that_left_a_window_are_evicted_first_and_break_the_prefix() {
+  KvCache kv(kGeometry, 6);
+  cache(kv, tokens(64, 1000));
+  const std::vector<int32_t> ids = tokens(5 * 64);
+  KvSequence sequence(kv, {.num_sink_pages = 1, .num_pages = 1});
+  sequence.reserve(5 * 64);
+  sequence.publish(ids, 5 * 64);
+  sequence.slide(4 * 64);
+  {
+    KvSequence(kv).reserve(64);
+  }
+  CHECK_EQ(num_reused(kv, tokens(65, 1000)), 64);
+  CHECK_EQ(num_reused(kv, ids), 2 * 64);
+}
+
 void test_a_sequence_attaches_again_after_unused_pages() {
   KvCache kv(kGeometry, 8);
   const std::vector<int32_t> ids = tokens(193);
@@ -174,6 +205,8 @@ int main() {
   autoglm::test_a_held_page_is_never_evicted();
   autoglm::test_an_evicted_page_is_forgotten();
   autoglm::test_a_sequence_attaches_again_after_unused_pages();
+  autoglm::test_a_window_gives_back_what_later_tokens_do_not_see();
+  autoglm::test_pages_that_left_a_window_are_evicted_first_and_break_the_prefix();
   autoglm::test_layers_and_pages_do_not_overlap();
   return autoglm::test::finish_tests();
 }

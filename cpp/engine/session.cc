@@ -10,6 +10,8 @@
 namespace autoglm {
 namespace {
 
+constexpr int kReservedTokens = 1 << 16;  // longer texts take memory as they grow
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -18,10 +20,10 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 Session::Session(std::shared_ptr<Executor> executor)
     : executor_(std::move(executor)),
-      kv_(executor_->kv_cache()),
+      kv_(executor_->kv_cache(), executor_->window()),
       sampler_(executor_->model().config().vocab_size),
       logits_(executor_->model().config().vocab_size) {
-  tokens_.reserve(executor_->max_tokens() + 1);
+  tokens_.reserve(std::min(executor_->max_tokens(), kReservedTokens) + 1);
 }
 
 int Session::prefill(std::span<const int32_t> ids, const Checkpoint& poll) {
@@ -57,7 +59,7 @@ std::vector<int32_t> Session::decode(int n, const Sampling& sampling, const Chec
   if (n < 0) throw Error(kArgumentError, "cannot decode " + std::to_string(n) + " tokens");
   if (tokens_.empty()) throw Error(kArgumentError, "decode needs a prefill first");
   std::vector<int32_t> ids;
-  ids.reserve(std::min(n, executor_->max_tokens()));
+  ids.reserve(std::min(n, kReservedTokens));
   bool is_open = true;
   while (is_open && static_cast<int>(ids.size()) < n) {
     check_interrupt(poll);
@@ -107,6 +109,7 @@ bool Session::decode_step(int most_tokens, const Sampling& sampling, std::vector
     is_open = sample({draft_logits_.data() + num_accepted * vocab_size, vocab_size}, sampling, ids);
   } while (is_open && num_accepted < num_drafted && tokens_.back() == step_ids_[num_accepted + 1]);
   kv_.publish(tokens_, static_cast<int>(num_computed_));
+  slide();
   speculation_.record(draft.match_length, num_drafted, num_accepted, seconds);
   num_drafted_ += num_drafted;
   num_accepted_ += num_accepted;
@@ -125,6 +128,9 @@ Draft Session::find_draft(int most_tokens, const Sampling& sampling) {
   if (!kv_.try_reserve(num_tokens + static_cast<int>(draft.ids.size()))) return {};
   return draft;
 }
+
+// The last token may be computed once more, when its logits are missing.
+void Session::slide() { kv_.slide(std::max(0, static_cast<int>(num_computed_) - 1)); }
 
 void Session::logits(std::span<const int32_t> ids, float* out, const Checkpoint& poll) {
   executor_->logits(ids, out, [&] { check_interrupt(poll); });
@@ -149,17 +155,21 @@ void Session::compute_pending(const Checkpoint& poll) {
                 "the context of " + std::to_string(executor_->max_tokens()) + " tokens is full");
   }
   num_computed_ = std::min(num_computed_, num_tokens - 1);
-  kv_.reserve(static_cast<int>(num_tokens));
+  slide();
   const std::span<const int32_t> tokens(tokens_);
   const Checkpoint checkpoint = [&] { check_interrupt(poll); };
   while (num_computed_ < num_tokens) {
     const size_t count = std::min<size_t>(executor_->prefill_chunk(), num_tokens - num_computed_);
     const bool is_last = num_computed_ + count == num_tokens;
+    // All at once, so that what does not fit fails before any work; a window needs no more than it
+    // holds.
+    kv_.reserve(static_cast<int>(executor_->window().is_on() ? num_computed_ + count : num_tokens));
     executor_->forward(
         {tokens.subspan(num_computed_, count), static_cast<int>(num_computed_), kv_.view()},
         is_last ? 1 : 0, logits_.data(), checkpoint);
     num_computed_ += count;
     kv_.publish(tokens, static_cast<int>(num_computed_));
+    slide();
   }
   num_scored_ = num_tokens;
 }

@@ -48,6 +48,7 @@ class Session {
  private:
   void check_interrupt(const Checkpoint& poll);
   void compute_pending(const Checkpoint& poll);
+  void slide();
   // Samples the token after tokens_ and appends it to tokens_ and `ids`; false after one of
   // eos_ids.
   bool sample(std::span<const float> logits, const Sampling& sampling, std::vector<int32_t>& ids);

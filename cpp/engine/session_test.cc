@@ -112,11 +112,10 @@ void test_prompt_lookup_changes_no_token() {
 
 // Abandons calls at every layer boundary in turn; the session must go on as if nothing had
 // happened.
-void test_an_interrupted_session_goes_on() {
+void test_an_interrupted_session_goes_on(const Plan& plan, int num_tokens) {
   const TinyModel tiny(tiny_config());
-  const auto executor =
-      std::make_shared<Executor>(tiny.load(), Plan{.threads = 1, .prefill_chunk = 16});
-  const std::vector<int32_t> ids = random_ids(80);
+  const auto executor = std::make_shared<Executor>(tiny.load(), plan);
+  const std::vector<int32_t> ids = random_ids(num_tokens);
   Session expected(executor);
   expected.prefill(ids, {});
   const std::vector<int32_t> tokens = expected.decode(6, {}, {});
@@ -130,7 +129,7 @@ void test_an_interrupted_session_goes_on() {
     try {
       session.prefill(ids, poll);
     } catch (const Error&) {
-      CHECK_EQ(session.num_tokens() % 16, 0);
+      CHECK_EQ(session.num_tokens() % plan.prefill_chunk, 0);
     }
     rest.erase(rest.begin(), rest.begin() + session.num_tokens());
     if (!rest.empty()) session.prefill(rest, {});
@@ -184,7 +183,9 @@ int main() {
   autoglm::test_a_reused_prefix_decodes_like_a_cold_one();
   autoglm::test_sessions_in_parallel_decode_what_they_decode_alone();
   autoglm::test_prompt_lookup_changes_no_token();
-  autoglm::test_an_interrupted_session_goes_on();
+  autoglm::test_an_interrupted_session_goes_on({.threads = 1, .prefill_chunk = 16}, 80);
+  autoglm::test_an_interrupted_session_goes_on(
+      {.threads = 1, .prefill_chunk = 64, .max_context = 4096, .window = 64}, 330);
   autoglm::test_cancel_stops_one_call();
   autoglm::test_the_context_ends_with_an_error_and_no_change();
   autoglm::test_invalid_ids_are_refused();

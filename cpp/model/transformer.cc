@@ -31,7 +31,7 @@ int widest_activation(const ModelConfig& c) {
 }  // namespace
 
 Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool,
-                         int max_tokens, bool is_precise)
+                         int max_tokens, bool is_precise, const KvWindow& window)
     : model_(model),
       config_(model.config()),
       kernels_(kernels),
@@ -47,6 +47,10 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
                  config_.hidden_size),
       cos_(max_tokens, config_.rotary_dim / 2),
       sin_(max_tokens, config_.rotary_dim / 2),
+      window_(window, max_tokens),
+      sink_q_(window.is_on() ? max_tokens : 0, config_.attention_cols()),
+      sink_cos_(window.is_on() ? max_tokens : 0, config_.rotary_dim / 2),
+      sink_sin_(window.is_on() ? max_tokens : 0, config_.rotary_dim / 2),
       attention_scratch_(pool.num_threads(),
                          static_cast<int>(attention_scratch_floats(config_.head_dim))),
       gemm_scratch_(kGemmScratchBytes * pool.num_threads()) {
@@ -61,6 +65,7 @@ void Transformer::forward(const Chunk& chunk, const Checkpoint& checkpoint) {
   layer_ = kNoLayer;
   embed(chunk);
   compute_rotations(chunk);
+  window_.build(chunk.kv.page_table, chunk.first_position, num_tokens);
   KvLayer kv{.type = chunk.kv.type,
              .base = chunk.kv.base,
              .page_table = chunk.kv.page_table,
@@ -98,19 +103,32 @@ void Transformer::embed(const Chunk& chunk) {
            [&](int t) { kernels_.unpack_row(model_.embedding(), chunk.ids[t], hidden_[t]); });
 }
 
-// Angles in float32, as the reference implementations compute them.
 void Transformer::compute_rotations(const Chunk& chunk) {
   const int num_tokens = static_cast<int>(chunk.ids.size());
   const StepScope scope = time_step(
       Step::kAngles, num_tokens, [&] { return rows_cost(num_tokens, config_.rotary_dim / 2, 0); });
   for_rows(num_tokens, [&](int t) {
-    const auto position = static_cast<float>(chunk.first_position + t);
-    for (int i = 0; i < config_.rotary_dim / 2; ++i) {
-      const float angle = position * config_.inv_freq[i];
-      cos_[t][i] = std::cos(angle) * config_.rope_scale;
-      sin_[t][i] = std::sin(angle) * config_.rope_scale;
-    }
+    const int position = chunk.first_position + t;
+    compute_rotation(position, cos_[t], sin_[t]);
+    if (window_.num_hidden(position) == 0) return;
+    compute_rotation(window_.window().visible_position(position), sink_cos_[t], sink_sin_[t]);
   });
+}
+
+// Angles in float32, as the reference implementations compute them; float64 for positions that only
+// a window reaches, where float32 would lose the distance between neighbours.
+void Transformer::compute_rotation(int position, float* cos, float* sin) const {
+  for (int i = 0; i < config_.rotary_dim / 2; ++i) {
+    if (position < config_.max_position) {
+      const float angle = static_cast<float>(position) * config_.inv_freq[i];
+      cos[i] = std::cos(angle) * config_.rope_scale;
+      sin[i] = std::sin(angle) * config_.rope_scale;
+    } else {
+      const double angle = static_cast<double>(position) * config_.inv_freq[i];
+      cos[i] = static_cast<float>(std::cos(angle)) * config_.rope_scale;
+      sin[i] = static_cast<float>(std::sin(angle)) * config_.rope_scale;
+    }
+  }
 }
 
 void Transformer::attention_block(const LayerWeights& layer, const KvLayer& kv,
@@ -143,6 +161,11 @@ void Transformer::rotate_and_store(const LayerWeights& layer, const KvLayer& kv,
         const float* gain = h < num_query ? layer.q_norm : layer.k_norm;
         kernels_.rms_norm(head, gain, config_.rms_norm_eps, dim, head);
       }
+      if (h < num_query && window_.num_hidden(chunk.first_position + t) > 0) {
+        float* sink_head = std::copy_n(head, dim, sink_q_[t] + h * dim) - dim;
+        kernels_.rope(sink_head, sink_cos_[t], sink_sin_[t], config_.rotary_dim,
+                      config_.rope_interleaved);
+      }
       kernels_.rope(head, cos_[t], sin_[t], config_.rotary_dim, config_.rope_interleaved);
     }
     const float* keys = qkv_[t] + num_query * dim;
@@ -153,9 +176,26 @@ void Transformer::rotate_and_store(const LayerWeights& layer, const KvLayer& kv,
 void Transformer::attend(const KvLayer& kv, const Chunk& chunk) {
   const int num_tokens = static_cast<int>(chunk.ids.size());
   const StepScope scope = time_step(Step::kAttention, num_tokens, [&] {
-    return attention_cost(config_, kv, chunk.first_position, num_tokens);
+    const int first = window_.window().visible_position(chunk.first_position);
+    return attention_cost(config_, kv, first, num_tokens);
   });
-  const AttentionArgs args{
+  // With a window no range may cross the end of a page.
+  const int offset = window_.window().is_on() ? chunk.first_position % kTokensPerAttention : 0;
+  const int num_ranges = (offset + num_tokens + kTokensPerAttention - 1) / kTokensPerAttention;
+  pool_.parallel_for(num_ranges * kv.num_kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int item = static_cast<int>(begin); item < end; ++item) {
+      // Later tokens see more keys: the long pieces go first.
+      const int range = num_ranges - 1 - item / kv.num_kv_heads;
+      const int first = std::max(0, range * kTokensPerAttention - offset);
+      const int last = std::min((range + 1) * kTokensPerAttention - offset, num_tokens);
+      kernels_.attention(attention_args(kv, chunk, first), item % kv.num_kv_heads, first, last,
+                         attention_scratch_[thread]);
+    }
+  });
+}
+
+AttentionArgs Transformer::attention_args(const KvLayer& kv, const Chunk& chunk, int token) {
+  AttentionArgs args{
       .kv = kv,
       .q = qkv_[0],
       .out = attended_[0],
@@ -165,16 +205,15 @@ void Transformer::attend(const KvLayer& kv, const Chunk& chunk) {
       .first_position = chunk.first_position,
       .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
   };
-  const int num_ranges = (num_tokens + kTokensPerAttention - 1) / kTokensPerAttention;
-  pool_.parallel_for(num_ranges * kv.num_kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int item = static_cast<int>(begin); item < end; ++item) {
-      // Later tokens see more keys: the long pieces go first.
-      const int range = num_ranges - 1 - item / kv.num_kv_heads;
-      const int first = range * kTokensPerAttention;
-      const int last = std::min(first + kTokensPerAttention, num_tokens);
-      kernels_.attention(args, item % kv.num_kv_heads, first, last, attention_scratch_[thread]);
-    }
-  });
+  const int position = chunk.first_position + token;
+  if (const int num_hidden = window_.num_hidden(position); num_hidden > 0) {
+    args.kv.page_table = window_.table(position);
+    args.first_position -= num_hidden * kPageTokens;
+    args.num_sink_keys = window_.window().num_sink_pages * kPageTokens;
+    args.sink_q = sink_q_[0];
+    args.sink_q_stride = sink_q_.stride;
+  }
+  return args;
 }
 
 void Transformer::mlp_block(const LayerWeights& layer, int num_tokens) {

@@ -15,6 +15,7 @@
 #include "model/moe.h"
 #include "model/profile.h"
 #include "model/weights.h"
+#include "model/window.h"
 
 namespace autoglm {
 
@@ -43,7 +44,7 @@ class Transformer {
   // Takes chunks of up to `max_tokens`. The references must outlive it.
   // Quantised activations keep 16 bits when `is_precise`, else 8.
   Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool, int max_tokens,
-              bool is_precise);
+              bool is_precise, const KvWindow& window);
 
   // Runs the layers over a chunk: writes its keys and values, keeps its hidden states for head().
   void forward(const Chunk& chunk, const Checkpoint& checkpoint);
@@ -70,9 +71,12 @@ class Transformer {
 
   void embed(const Chunk& chunk);
   void compute_rotations(const Chunk& chunk);
+  void compute_rotation(int position, float* cos, float* sin) const;
   void attention_block(const LayerWeights& layer, const KvLayer& kv, const Chunk& chunk);
   void rotate_and_store(const LayerWeights& layer, const KvLayer& kv, const Chunk& chunk);
   void attend(const KvLayer& kv, const Chunk& chunk);
+  // What the tokens of the page that `token` of the chunk lies in see.
+  AttentionArgs attention_args(const KvLayer& kv, const Chunk& chunk, int token);
   void mlp_block(const LayerWeights& layer, int num_tokens);
   void moe_block(const MoeWeights& moe, int num_tokens);
   void dense_mlp(const Mlp& mlp, int num_tokens, const float* post_norm);
@@ -108,6 +112,10 @@ class Transformer {
   Rows projected_;  // before a sandwich norm, or of one expert
   Rows cos_;        // [max_tokens][rotary_dim / 2]
   Rows sin_;
+  WindowTables window_;
+  Rows sink_q_;  // queries as the sinks meet them
+  Rows sink_cos_;
+  Rows sink_sin_;
   Rows attention_scratch_;                 // one row a thread
   AlignedBuffer<std::byte> gemm_scratch_;  // kGemmScratchBytes a thread
   StepRecorder* recorder_ = nullptr;

@@ -221,10 +221,28 @@ class Plan:
 
     @property
     def max_context(self) -> int:
-        """tokens in the KV cache; 0: the model's longest sequence"""
+        """tokens in the KV cache; 0: the longest sequence, or one window's share"""
 
     @max_context.setter
     def max_context(self, arg: int, /) -> None: ...
+
+    @property
+    def window(self) -> int:
+        """
+        attention over the first `sink` and the latest `window` tokens, rounded up to pages; 0: over all
+        """
+
+    @window.setter
+    def window(self, arg: int, /) -> None: ...
+
+    @property
+    def sink(self) -> int: ...
+
+    @sink.setter
+    def sink(self, arg: int, /) -> None: ...
+
+    def held_tokens(self, num_tokens: int) -> int:
+        """The most tokens' pages that a sequence of this length holds at once."""
 
 class Sampling:
     """How the next token is chosen; the default is greedy."""
@@ -334,9 +352,6 @@ class Executor:
     @property
     def num_free_pages(self) -> int:
         """KV cache pages that no session holds"""
-
-    @property
-    def page_tokens(self) -> int: ...
 
     def start_profile(self) -> None:
         """Records the steps of every forward pass from now on."""

@@ -64,6 +64,7 @@ class _Client:
         context_tokens: int | None = None,
         max_tokens: int | None = None,
         cache_mib: int | None = None,
+        window: int | None = None,
     ) -> None:
         """Options left out come from `AUTOGLM_*`, then the config file, then `Settings`.
 
@@ -82,6 +83,7 @@ class _Client:
             "context_tokens": context_tokens,
             "max_tokens": max_tokens,
             "cache_mib": cache_mib,
+            "window": window,
         }
         directory = _path_text("context", context)
         path = None if directory is None else Path(directory) / "config.toml"
@@ -256,6 +258,7 @@ class ClientBuilder(Generic[ClientT]):
         self._model_size = ModelSize.LITE
         self._context: ApplicationContext | None = None
         self._threads: int | None = None
+        self._window: int | None = None
 
     def model(self, path: str | os.PathLike[str]) -> Self:
         """Use the bundle in this directory."""
@@ -282,6 +285,11 @@ class ClientBuilder(Generic[ClientT]):
         self._threads = number
         return self
 
+    def window(self, tokens: int) -> Self:
+        """Attend to the beginning and this many latest tokens only."""
+        self._window = tokens
+        return self
+
     def build(self) -> ClientT:
         """The client. Raises UsageError."""
         return self._client(
@@ -290,6 +298,7 @@ class ClientBuilder(Generic[ClientT]):
             model_size=self._model_size,
             context=self._context,
             threads=self._threads,
+            window=self._window,
         )
 
 

@@ -27,7 +27,8 @@ class Settings:
 
     `model` None is the embedded model. `threads` 0 is the number of physical cores.
     `context_tokens` 0 is the model's own window, up to `DEFAULT_MAX_CONTEXT`. `cache_mib` bounds
-    the answer cache (0 turns it off), `max_text_mib` a text input.
+    the answer cache (0 turns it off), `max_text_mib` a text input. `window` above 0 limits
+    attention to the first `sink` and the latest `window` tokens.
     """
 
     model: str | None = None
@@ -37,6 +38,8 @@ class Settings:
     max_tokens: int = 512
     cache_mib: int = 4
     max_text_mib: int = 16
+    window: int = 0
+    sink: int = 64
 
 
 _RANGES = {
@@ -45,6 +48,8 @@ _RANGES = {
     "max_tokens": (1, 2**24),
     "cache_mib": (0, 4096),
     "max_text_mib": (1, 1024),
+    "window": (0, 2**24),
+    "sink": (0, 2**20),
 }
 
 
@@ -164,4 +169,6 @@ def load_settings(
         max_tokens=sources.integer("max_tokens", default.max_tokens),
         cache_mib=sources.integer("cache_mib", default.cache_mib),
         max_text_mib=sources.integer("max_text_mib", default.max_text_mib),
+        window=sources.integer("window", default.window),
+        sink=sources.integer("sink", default.sink),
     )

@@ -32,7 +32,11 @@ def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
     from autoglm.engine.model import load_model
 
     model = load_model(
-        settings.model, threads=settings.threads, context_tokens=settings.context_tokens
+        settings.model,
+        threads=settings.threads,
+        context_tokens=settings.context_tokens,
+        window=settings.window,
+        sink=settings.sink,
     )
     name = model.bundle.path.resolve().name if settings.model else ModelSize.LITE.value
     return model.engine(max_tokens=settings.max_tokens), name, model.fingerprint()

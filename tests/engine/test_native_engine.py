@@ -238,3 +238,18 @@ def test_fingerprint_changes_with_template_and_tokenizer(tiny_bundle, tmp_path) 
         load_model(path).fingerprint() for path in (tiny_bundle, other_tokenizer, other_template)
     }
     assert len(prints) == 3
+
+
+def test_a_window_reads_a_text_longer_than_the_models_context(tiny_bundle) -> None:
+    with load_model(tiny_bundle, window=128, context_tokens=9000) as model:
+        engine = model.engine(max_tokens=8)
+        text = TEXT * 200
+        assert len(engine.prompt_ids(ask(text))) > model.bundle.max_position
+        last = list(engine.stream(ask(text, sampling=SamplingParams(ignore_eos=True))))[-1]
+        assert last.usage.completion_tokens == 8
+
+
+def test_a_window_longer_than_the_prompt_answers_as_without(tiny_bundle, engine) -> None:
+    with load_model(tiny_bundle, window=192) as model:
+        windowed = list(model.engine(max_tokens=24).stream(ask(TEXT)))
+    assert text_of(windowed) == text_of(list(engine.stream(ask(TEXT))))

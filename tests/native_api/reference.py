@@ -11,15 +11,18 @@ from tests.native_api.tiny_model import TinyModel
 
 Array = NDArray[np.float64]
 EPS = 1e-5
+PAGE = 64
 
 
-def logits(model: TinyModel, ids: Sequence[int]) -> Array:
-    """Logits of every position, [len(ids), vocab_size]."""
+def logits(model: TinyModel, ids: Sequence[int], *, window: int = 0, sink: int = 0) -> Array:
+    """Logits of every position, [len(ids), vocab_size]; `window` and `sink` are whole pages."""
     s = model.shape
     hidden = model.arrays["model.embed_tokens"][list(ids)].astype(np.float64)
     for layer in range(s.num_layers):
         prefix = f"model.layers.{layer}."
-        hidden = hidden + _attention(model, prefix, hidden)
+        hidden = hidden + _attention(
+            model, prefix, hidden, _hidden_keys(len(ids), window, sink), sink
+        )
         hidden = hidden + _mlp(model, prefix, hidden, layer)
     hidden = _norm(model, "model.norm", hidden)
     head = "model.embed_tokens" if s.tie_word_embeddings else "lm_head"
@@ -44,7 +47,15 @@ def _gated(x: Array, gate_up: Array, bias: Array | None = None) -> Array:
     return _swiglu(gate, up) if bias is None else _swiglu(gate + bias[0], up + bias[1])
 
 
-def _attention(model: TinyModel, prefix: str, hidden: Array) -> Array:
+def _hidden_keys(num_tokens: int, window: int, sink: int) -> NDArray[np.int64]:
+    """How many keys after the sinks each token does not see."""
+    page_starts = np.arange(num_tokens) // PAGE * PAGE
+    return np.maximum(0, page_starts - window - sink) if window else np.zeros(num_tokens, np.int64)
+
+
+def _attention(
+    model: TinyModel, prefix: str, hidden: Array, num_hidden: NDArray[np.int64], sink: int
+) -> Array:
     s = model.shape
     num_tokens = len(hidden)
     qkv = _linear(model, prefix + "attn.qkv", _norm(model, prefix + "input_norm", hidden))
@@ -54,9 +65,13 @@ def _attention(model: TinyModel, prefix: str, hidden: Array) -> Array:
         q = _norm(model, prefix + "attn.q_norm", q)
         k = _norm(model, prefix + "attn.k_norm", k)
     group = s.num_heads // s.num_kv_heads
-    q, k = _rope(model, q), _rope(model, k).repeat(group, axis=1)
+    positions = np.arange(num_tokens)
+    sink_q = _rope(model, q, positions - num_hidden)
+    q, k = _rope(model, q, positions), _rope(model, k, positions).repeat(group, axis=1)
     scores = np.einsum("thd,shd->hts", q, k) / math.sqrt(s.head_dim)
-    scores[:, np.triu(np.ones((num_tokens, num_tokens), bool), 1)] = -np.inf
+    scores[..., :sink] = np.einsum("thd,shd->hts", sink_q, k[:sink]) / math.sqrt(s.head_dim)
+    is_gone = (positions >= sink) & (positions < sink + num_hidden[:, None])
+    scores[:, is_gone | (positions > positions[:, None])] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     mixed = np.einsum("hts,shd->thd", weights, v.repeat(group, axis=1))
@@ -64,12 +79,15 @@ def _attention(model: TinyModel, prefix: str, hidden: Array) -> Array:
     return _norm(model, prefix + "attn.post_norm", out) if s.sandwich_norms else out
 
 
-def _rope(model: TinyModel, heads: Array) -> Array:
+def _rope(model: TinyModel, heads: Array, positions: NDArray[np.int64]) -> Array:
+    """Angles in float32 up to the model's longest sequence, as its makers compute them."""
     s = model.shape
-    positions = np.arange(len(heads), dtype=np.float32)
-    angles = (positions[:, None] * np.float32(model.config.inv_freq))[:, None, :]
-    cos = np.cos(angles.astype(np.float64)) * s.rope_scale
-    sin = np.sin(angles.astype(np.float64)) * s.rope_scale
+    inv_freq = np.float32(model.config.inv_freq)
+    exact = positions[:, None] * inv_freq.astype(np.float64)
+    rounded = (positions[:, None].astype(np.float32) * inv_freq).astype(np.float64)
+    angles = np.where(positions[:, None] < s.max_position, rounded, exact)[:, None, :]
+    cos = np.cos(angles) * s.rope_scale
+    sin = np.sin(angles) * s.rope_scale
     half = s.rotary_dim // 2
     out = heads.copy()
     if s.rope_interleaved:

@@ -19,19 +19,21 @@ from autoglm.cli.options import (
     add_json_option,
     add_model_option,
     add_threads_option,
+    add_window_option,
     whole_number,
 )
 from autoglm.cli.output import Progress, print_json, print_text
 from autoglm.cli.workload import Workload, add_workload_options, random_ids, workload
-from autoglm.config import load_settings
+from autoglm.config import Settings, load_settings
 from autoglm.engine.base import TokenModel
 from autoglm.engine.model import embedded_model
-from autoglm.engine.native import NativeModel
+from autoglm.engine.native import NativeModel, held_tokens
 from autoglm.hardware.process import peak_rss_bytes, reset_peak_rss
 from autoglm.modelfile.bundle import open_bundle
 from autoglm.types import SamplingParams
 
 MIB = 2**20
+LONGEST = 2**24  # tokens measured with a window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +62,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=3,
         help="times to measure, each with a fresh load (default: 3)",
     )
+    add_window_option(parser)
     add_threads_option(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print median, min and max of every figure."""
-    settings = load_settings({"model": args.model, "threads": args.threads})
+    names = ("model", "threads", "window")
+    settings = load_settings({name: getattr(args, name) for name in names})
     path = Path(settings.model) if settings.model else embedded_model()
-    work = workload(args, open_bundle(path).max_position)
+    work = workload(args, LONGEST if settings.window else open_bundle(path).max_position)
     with exit_on_interrupt():
-        report = _measure_all(path, work, threads=settings.threads, repeat=args.repeat)
+        report = _measure_all(path, work, settings, repeat=args.repeat)
     if args.json:
         print_json(report)
     else:
@@ -78,12 +82,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure_all(path: Path, work: Workload, *, threads: int, repeat: int) -> dict[str, Any]:
+def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int) -> dict[str, Any]:
+    window = {"window": settings.window, "sink": settings.sink}
+
     def load() -> NativeModel:
         return NativeModel(
             open_bundle(path),
-            pool_tokens=work.context_tokens,
-            threads=threads,
+            pool_tokens=held_tokens(work.context_tokens, **window),
+            threads=settings.threads,
+            **window,
             has_prompt_lookup=False,
         )
 
@@ -107,6 +114,7 @@ def _measure_all(path: Path, work: Workload, *, threads: int, repeat: int) -> di
         "prompt_tokens": work.prompt_tokens,
         "gen_tokens": work.gen_tokens,
         "depth": work.depth,
+        "window": settings.window,
         "repeat": repeat,
     }
 

@@ -7,7 +7,7 @@ import sys
 
 from autoglm.cli.generate import add_sampling_options, as_json, settings_from
 from autoglm.cli.interrupt import cancel_on_interrupt
-from autoglm.cli.options import add_model_option, add_threads_option
+from autoglm.cli.options import add_model_option, add_threads_option, add_window_option
 from autoglm.cli.output import note, print_json, print_text
 from autoglm.errors import AutoGLMError, CancelledError, InputError
 from autoglm.runtime import Runtime
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_model_option(parser)
     add_sampling_options(parser)
+    add_window_option(parser)
     add_threads_option(parser)
     parser.add_argument("--json", action="store_true", help="print each answer as a JSON document")
 

@@ -38,6 +38,16 @@ def add_threads_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_window_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --window."""
+    parser.add_argument(
+        "--window",
+        metavar="W",
+        type=whole_number(0),
+        help="attend to the beginning and the latest W tokens (default: 0, to all)",
+    )
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Declare --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")

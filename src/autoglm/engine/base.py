@@ -52,9 +52,8 @@ class TokenModel(Protocol):
     def pool_tokens(self) -> int:
         """How many tokens' keys and values all sessions together may hold."""
 
-    @property
-    def page_tokens(self) -> int:
-        """A session holds whole pages of this many tokens."""
+    def held_tokens(self, num_tokens: int) -> int:
+        """How much of the pool a session of `num_tokens` takes at most."""
 
     def session(self, sampling: SamplingParams) -> TokenSession:
         """A new, empty sequence."""

@@ -16,9 +16,12 @@ class FakeModel:
 
     def __init__(self, continuation: Continuation, *, pool_tokens: int = 4096) -> None:
         self.pool_tokens = pool_tokens
-        self.page_tokens = 1
         self.prompts: list[list[int]] = []
         self._continuation = continuation
+
+    def held_tokens(self, num_tokens: int) -> int:
+        """Every token is held."""
+        return num_tokens
 
     def session(self, sampling: SamplingParams) -> FakeSession:
         """A new, empty sequence."""

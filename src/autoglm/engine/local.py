@@ -6,7 +6,6 @@ requests take turns, one step each.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator
@@ -85,8 +84,7 @@ class LocalEngine:
         num_answer = min(self.answer_tokens(request), self._context_tokens - len(ids))
         eos_ids = frozenset[int]() if request.sampling.ignore_eos else self._eos_ids
         answer = _Answer(self._tokenizer, request.stop, eos_ids)
-        num_pages = math.ceil((len(ids) + num_answer) / self._model.page_tokens)
-        num_reserved = num_pages * self._model.page_tokens
+        num_reserved = self._model.held_tokens(len(ids) + num_answer)
         cached = 0
         finish: FinishReason = "length"
         with ExitStack() as stack:

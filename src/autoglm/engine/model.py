@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from autoglm.engine.local import LocalEngine
-from autoglm.engine.native import NativeModel
+from autoglm.engine.native import DEFAULT_SINK, NativeModel, held_tokens
 from autoglm.engine.prompt import PromptBuilder
 from autoglm.engine.template import render, render_apart
 from autoglm.engine.tokenizer import Tokenizer
@@ -33,25 +33,40 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "lite" / "bundle"
 class LoadedModel:
     """Weights, tokenizer and configuration of one bundle."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 0, context_tokens: int = 0) -> None:
-        """`context_tokens` 0 is the model's own window, up to DEFAULT_MAX_CONTEXT.
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int = 0,
+        context_tokens: int = 0,
+        window: int = 0,
+        sink: int = DEFAULT_SINK,
+    ) -> None:
+        """`context_tokens` 0 is the model's own context, up to DEFAULT_MAX_CONTEXT.
 
-        Raises UsageError when more is asked for than the model has, ModelFileError and its kinds.
+        With a `window` attention sees the first `sink` and the latest `window` tokens, and
+        `context_tokens` may be larger than the model's own context. Raises UsageError when more
+        is asked for than can be, ModelFileError and its kinds.
         """
-        if context_tokens > bundle.max_position:
-            message = (
-                f"context_tokens is {context_tokens}; "
-                f"the model in {bundle.path} has a window of {bundle.max_position}"
-            )
-            raise UsageError(message)
         self.bundle = bundle
         self.context_tokens = context_tokens or min(bundle.max_position, DEFAULT_MAX_CONTEXT)
         self.tokenizer = Tokenizer.from_file(
             bundle.tokenizer_path, vocab_size=bundle.config.vocab_size
         )
+        held = held_tokens(self.context_tokens, window=window, sink=sink)
         self._native: NativeModel | None = NativeModel(
-            bundle, pool_tokens=pool_tokens(bundle.config, self.context_tokens), threads=threads
+            bundle,
+            pool_tokens=pool_tokens(bundle.config, held),
+            threads=threads,
+            window=window,
+            sink=sink,
         )
+        if self.context_tokens > max(self._native.max_tokens, bundle.max_position):
+            message = (
+                f"context_tokens is {context_tokens}; the model in {bundle.path} has a context of "
+                f"{bundle.max_position}; a window well below that makes longer texts possible"
+            )
+            raise UsageError(message)
 
     @property
     def config(self) -> ArchConfig:
@@ -128,7 +143,7 @@ class LoadedModel:
 
 
 def pool_tokens(config: ArchConfig, context_tokens: int) -> int:
-    """How many tokens the KV cache holds: one window, and up to three more if they are small."""
+    """How many tokens the KV cache holds: one context, and up to three more if they are small."""
     element_bytes = 4 if config.weights == "fp32" else 2
     token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_bytes
     return context_tokens + min(3 * context_tokens, KV_SPARE_BYTES // token_bytes)
@@ -143,11 +158,18 @@ def embedded_model() -> Path:
 
 
 def load_model(
-    path: str | Path | None = None, *, threads: int = 0, context_tokens: int = 0
+    path: str | Path | None = None,
+    *,
+    threads: int = 0,
+    context_tokens: int = 0,
+    window: int = 0,
+    sink: int = DEFAULT_SINK,
 ) -> LoadedModel:
     """Open the bundle at `path`, None for the embedded one.
 
     Raises ModelFileError and its kinds, UsageError.
     """
     bundle = open_bundle(embedded_model() if path is None else path)
-    return LoadedModel(bundle, threads=threads, context_tokens=context_tokens)
+    return LoadedModel(
+        bundle, threads=threads, context_tokens=context_tokens, window=window, sink=sink
+    )

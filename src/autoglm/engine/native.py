@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from autoglm.telemetry.profile import Limits, StepEvent
 
 
+PAGE_TOKENS = 64
+DEFAULT_SINK = PAGE_TOKENS
+
+
 class NativeModel:
     """Mapped weights, worker threads and one KV cache, shared by its sessions."""
 
@@ -30,9 +34,14 @@ class NativeModel:
         *,
         pool_tokens: int,
         threads: int = 0,
+        window: int = 0,
+        sink: int = DEFAULT_SINK,
         has_prompt_lookup: bool = True,
     ) -> None:
         """`threads` 0 is the number of physical cores.
+
+        `window` above 0 attends to the first `sink` and the latest `window` tokens only, both
+        rounded up to pages of 64: a text of any length in bounded memory.
 
         `has_prompt_lookup` lets sessions verify drafts from the text so far: faster on repetitive
         text, the same tokens.
@@ -45,9 +54,10 @@ class NativeModel:
         self._bundle = bundle
         self._has_prompt_lookup = has_prompt_lookup
         self._measured: list[_core.Session] = []
-        plan = _core.Plan()
+        plan = _window_plan(window, sink)
         plan.threads = threads
         plan.max_context = pool_tokens
+        self._plan = plan
         with translate_core_errors():
             model = _core.Model(
                 _native_config(bundle.config),
@@ -55,8 +65,7 @@ class NativeModel:
                 list(bundle.tensors),
             )
             self._executor = _core.Executor(model, plan)
-        self.page_tokens: int = self._executor.page_tokens
-        self.pool_tokens = -(-pool_tokens // self.page_tokens) * self.page_tokens
+        self.pool_tokens: int = self._executor.num_free_pages * PAGE_TOKENS
 
     @property
     def isa(self) -> str:
@@ -67,6 +76,15 @@ class NativeModel:
     def threads(self) -> int:
         """The number of worker threads."""
         return self._executor.threads
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence that can be computed."""
+        return self._executor.max_tokens
+
+    def held_tokens(self, num_tokens: int) -> int:
+        """How much of the pool a sequence of `num_tokens` takes at most."""
+        return self._plan.held_tokens(num_tokens)
 
     def session(self, sampling: SamplingParams) -> NativeSession:
         """A new, empty sequence."""
@@ -144,6 +162,20 @@ class NativeSession:
     def cancel(self) -> None:
         """Make running and later calls raise CancelledError. Callable from any thread."""
         self._session.cancel()
+
+
+def held_tokens(num_tokens: int, *, window: int, sink: int) -> int:
+    """How much of the KV cache a sequence takes at most: all of it, or what a window keeps."""
+    with translate_core_errors():
+        return _window_plan(window, sink).held_tokens(num_tokens)
+
+
+def _window_plan(window: int, sink: int) -> _core.Plan:
+    from autoglm import _core
+
+    plan = _core.Plan()
+    plan.window, plan.sink = window, sink
+    return plan
 
 
 def _native_config(config: ArchConfig) -> _core.ModelConfig:
