@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/finite.h"
 
 namespace autoglm {
 namespace {
@@ -38,10 +39,7 @@ int32_t find_largest(std::span<const float> logits) {
     poison += logit * 0.0f;
     largest = logit > largest ? logit : largest;
   }
-  if (!(poison == 0.0f)) {
-    throw Error(kModelFileError,
-                "the model computed a logit that is NaN or infinite; its weights are broken");
-  }
+  if (!(poison == 0.0f)) throw_not_finite();
   return static_cast<int32_t>(std::find(logits.begin(), logits.end(), largest) - logits.begin());
 }
 

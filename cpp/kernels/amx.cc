@@ -40,11 +40,14 @@ inline void store_bf16(bf16_t* p, __m512i bits) {
 }
 
 // Rounds to the nearest bf16 (ties to even); the result is in the upper halves, the lower are zero.
+// NaN keeps its bits: rounding up would carry some of them over into a zero.
 inline __m512i round_to_bf16(F32x16 x) {
   const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  return _mm512_and_si512(rounded, _mm512_set1_epi32(0xffff0000));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  return _mm512_and_si512(_mm512_mask_mov_epi32(rounded, is_nan, bits),
+                          _mm512_set1_epi32(0xffff0000));
 }
 
 void pack_row_bf16_tile(const PackedRows& out, int row, const float* x, int cols) {

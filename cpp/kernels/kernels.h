@@ -189,7 +189,8 @@ struct Kernels {
   PackedRows (*rows_format)(WeightType type, int rows, int padded_cols, bool is_precise);
 
   // Writes row `row` of `out` from x [cols]; columns up to padded_cols become zero. The rows that
-  // fill up the last tile of a kTile format may hold anything.
+  // fill up the last tile of a kTile format may hold anything. A value that is not finite makes
+  // every product with the row NaN.
   void (*pack_row)(const PackedRows& out, WeightType type, int row, const float* x, int cols);
 
   // Row blocks [block_begin, block_end) of x W^T for all rows of x. For kSwiGlu both ends are even.

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
 #include <string>
 
 #include "base/error.h"
+#include "base/finite.h"
 #include "kernels/float16.h"
 #include "kernels/quantize.h"
 
@@ -33,13 +33,6 @@ void load_row(SourceType source, const std::byte* data, int64_t row, int cols, f
     std::memcpy(&bits, begin + 2 * static_cast<size_t>(k), 2);
     out[k] = source == SourceType::kBF16 ? bf16_to_float(bits) : half_to_float(bits);
   }
-}
-
-bool is_all_finite(const float* row, int cols) {
-  for (int k = 0; k < cols; ++k) {
-    if (!std::isfinite(row[k])) return false;
-  }
-  return true;
 }
 
 void place_f32(const float* row, int lane, int padded_cols, std::byte* block) {

@@ -13,6 +13,16 @@ namespace {
 
 constexpr int kRowsAtOnce = 4;  // activation rows that share one pass over a weight block
 
+// NaN when a value is not finite, which a maximum alone would lose.
+float max_abs(const float* x, int n) {
+  float largest = 0.0f, poison = 0.0f;
+  for (int i = 0; i < n; ++i) {
+    largest = std::max(largest, std::fabs(x[i]));
+    poison += x[i] * 0.0f;
+  }
+  return largest + poison;
+}
+
 PackedRows rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
   const bool is_integer = type == WeightType::kI8 || type == WeightType::kI4;
   PackedRows out;
@@ -30,8 +40,7 @@ void pack_row_f32(const PackedRows& out, int row, const float* x, int cols) {
 }
 
 void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
-  float largest = 0.0f;
-  for (int k = 0; k < cols; ++k) largest = std::max(largest, std::fabs(x[k]));
+  const float largest = max_abs(x, cols);
   const float steps = out.planes == 2 ? kTwoPlaneSteps : 127.0f;
   const float inverse = largest > 0.0f ? steps / largest : 0.0f;
   out.scale[row] = largest / steps;
@@ -41,7 +50,7 @@ void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
   int32_t* sums = out.group_sum + first * num_groups;
   std::fill(sums, sums + out.planes * num_groups, 0);
   for (int k = 0; k < out.padded_cols; ++k) {
-    const float code = k < cols ? std::nearbyint(x[k] * inverse) : 0.0f;
+    const float code = k < cols && inverse > 0.0f ? std::nearbyint(x[k] * inverse) : 0.0f;
     const float high = out.planes == 2 ? std::nearbyint(code * (1.0f / kPlaneBase)) : code;
     codes[k] = static_cast<int8_t>(high);
     sums[k / kGroupSize] += static_cast<int>(high);
@@ -233,8 +242,7 @@ float load_v(const KvLayer& kv, size_t page, int kv_head, int token, int d) {
 
 // Codes of one head's key or value; returns the scale.
 float quantize_head(const float* x, int dim, int8_t* codes) {
-  float largest = 0.0f;
-  for (int d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(x[d]));
+  const float largest = max_abs(x, dim);
   const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
   for (int d = 0; d < dim; ++d) codes[d] = static_cast<int8_t>(std::nearbyint(x[d] * inverse));
   return largest / 127.0f;

@@ -63,10 +63,15 @@ inline F32x16 load_padded(const float* x, int k, int cols) {
   return k < cols ? load_partial(x + k, cols - k) : splat(0.0f);
 }
 
+// NaN when a value is not finite, which a maximum alone would lose.
 inline float max_abs(const float* x, int cols) {
-  F32x16 largest = splat(0.0f);
-  for (int k = 0; k < cols; k += 16) largest = max(largest, abs(load_padded(x, k, cols)));
-  return reduce_max(largest);
+  F32x16 largest = splat(0.0f), poison = splat(0.0f);
+  for (int k = 0; k < cols; k += 16) {
+    const F32x16 value = load_padded(x, k, cols);
+    largest = max(largest, abs(value));
+    poison = fma(value, splat(0.0f), poison);
+  }
+  return reduce_max(largest) + reduce_add(poison);
 }
 
 // Where the 64 bytes at column byte `offset` of plane row `row` lie.

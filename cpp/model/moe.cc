@@ -8,6 +8,7 @@ namespace autoglm {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // Independent sums that the compiler can keep in vector lanes.
 float dot(const float* a, const float* b, int n) {
@@ -56,7 +57,9 @@ void ExpertRouter::score_token(const MoeWeights& weights, const float* x, int to
   float* scores = scores_.data() + static_cast<size_t>(token) * config_.num_experts;
   for (int e = 0; e < config_.num_experts; ++e) {
     const float* row = weights.router + static_cast<size_t>(e) * config_.hidden_size;
-    scores[e] = 1.0f / (1.0f + std::exp(-dot(row, x, config_.hidden_size)));
+    const float logit = dot(row, x, config_.hidden_size);
+    // The sigmoid of infinity would look sound.
+    scores[e] = std::isfinite(logit) ? 1.0f / (1.0f + std::exp(-logit)) : kNan;
   }
 }
 
@@ -70,7 +73,7 @@ void ExpertRouter::choose_experts(const MoeWeights& weights, int token) {
     // Broken weights. The expert is chosen, so that the logits show it, and like any other at most
     // once, so that no expert gets more rows than there are tokens.
     choice_scores[e] = std::numeric_limits<float>::max();
-    scores[e] = std::numeric_limits<float>::quiet_NaN();
+    scores[e] = kNan;
   }
   drop_groups(choice_scores, group_scores_.data() + static_cast<size_t>(token) * config_.n_group);
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/finite.h"
+
 namespace autoglm {
 namespace {
 
@@ -63,6 +65,7 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
 void Transformer::forward(const Chunk& chunk, const Checkpoint& checkpoint) {
   const int num_tokens = static_cast<int>(chunk.ids.size());
   layer_ = kNoLayer;
+  is_broken_ = false;
   embed(chunk);
   compute_rotations(chunk);
   window_.build(chunk.kv.page_table, chunk.first_position, num_tokens);
@@ -79,6 +82,15 @@ void Transformer::forward(const Chunk& chunk, const Checkpoint& checkpoint) {
     attention_block(layer, kv, chunk);
     mlp_block(layer, num_tokens);
   }
+  check_hidden(num_tokens);
+}
+
+// Whatever breaks inside a layer ends here: packing activations hands NaN on to the whole row.
+void Transformer::check_hidden(int num_tokens) {
+  for_rows(num_tokens, [&](int t) {
+    if (!is_all_finite(hidden_[t], config_.hidden_size)) is_broken_ = true;
+  });
+  if (is_broken_) throw_not_finite();
 }
 
 void Transformer::head(int begin, int end, float* logits, size_t stride) {
@@ -167,6 +179,10 @@ void Transformer::rotate_and_store(const LayerWeights& layer, const KvLayer& kv,
                       config_.rope_interleaved);
       }
       kernels_.rope(head, cos_[t], sin_[t], config_.rotary_dim, config_.rope_interleaved);
+    }
+    if (!is_all_finite(qkv_[t], config_.qkv_rows())) {
+      is_broken_ = true;
+      return;
     }
     const float* keys = qkv_[t] + num_query * dim;
     kernels_.store_kv(kv, chunk.first_position + t, keys, keys + config_.num_kv_heads * dim);

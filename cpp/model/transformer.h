@@ -4,6 +4,7 @@
 // Owns its scratch; the KV cache and the choice of tokens belong to the caller.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -47,6 +48,8 @@ class Transformer {
               bool is_precise, const KvWindow& window);
 
   // Runs the layers over a chunk: writes its keys and values, keeps its hidden states for head().
+  // Throws Error(kModelFileError) when a value became NaN or infinite; none of these is ever
+  // written to the cache, where it would spoil sequences that get the page later.
   void forward(const Chunk& chunk, const Checkpoint& checkpoint);
 
   // Logits of rows [begin, end) of the last chunk, row i at logits + (i - begin) * stride.
@@ -70,6 +73,7 @@ class Transformer {
   };
 
   void embed(const Chunk& chunk);
+  void check_hidden(int num_tokens);
   void compute_rotations(const Chunk& chunk);
   void compute_rotation(int position, float* cos, float* sin) const;
   void attention_block(const LayerWeights& layer, const KvLayer& kv, const Chunk& chunk);
@@ -119,7 +123,8 @@ class Transformer {
   Rows attention_scratch_;                 // one row a thread
   AlignedBuffer<std::byte> gemm_scratch_;  // kGemmScratchBytes a thread
   StepRecorder* recorder_ = nullptr;
-  int layer_ = kNoLayer;  // the one that runs
+  int layer_ = kNoLayer;                 // the one that runs
+  std::atomic<bool> is_broken_ = false;  // a value of this pass is not finite
 };
 
 }  // namespace autoglm
