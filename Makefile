@@ -33,7 +33,7 @@ install = $(BIN)/python tools/requirements.py $(1) >build/requirements-$(1).txt;
 configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
-.PHONY: help run build test test-native test-portable lint fix bench docs size fuzz clean
+.PHONY: help run build test test-native test-portable sanitize lint fix bench docs size fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -83,6 +83,14 @@ portable-%: $(VENV)/.tools
 		-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-$* >build/portable-$*.log; \
 	$(BIN)/cmake --build build/$*; \
 	$(BIN)/ctest --test-dir build/$* --output-on-failure
+
+sanitize: sanitize-address,undefined sanitize-thread ## native tests under ASan with UBSan, then TSan
+
+sanitize-%: $(VENV)/.tools
+	$(configure) -S . -B build/sanitize-$* -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAUTOGLM_SANITIZE=$* \
+		>build/sanitize-$*.log
+	$(BIN)/cmake --build build/sanitize-$*
+	$(BIN)/ctest --test-dir build/sanitize-$* --output-on-failure
 
 build/native: CMakeLists.txt $(VENV)/.tools
 	$(configure) -S . -B $@
