@@ -1,8 +1,11 @@
-// A read-only memory-mapped file.
+// A read-only memory-mapped file that notices when the file changes or cannot be read any more.
 #pragma once
 
-#include <cstddef>
+#include <ctime>
+#include <optional>
 #include <string>
+
+#include "base/bus_guard.h"
 
 namespace autoglm {
 
@@ -16,12 +19,20 @@ class MmapFile {
   MmapFile& operator=(const MmapFile&) = delete;
   MmapFile& operator=(MmapFile&&) = delete;
 
+  // Pages that are gone read as zeros: what was computed counts once check_intact() has passed.
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
 
+  // Throws Error(kIoError) when the file was cut, written to or unreadable since it was mapped.
+  void check_intact() const;
+
  private:
+  std::string path_;
+  int descriptor_ = -1;
+  timespec modified_ = {};
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  std::optional<BusGuard> guard_;
 };
 
 }  // namespace autoglm

@@ -7,6 +7,7 @@
 
 #include "base/cpu_features.h"
 #include "base/error.h"
+#include "base/finite.h"
 
 namespace autoglm {
 namespace {
@@ -73,16 +74,11 @@ KvGeometry kv_geometry_of(const Plan& plan, const ModelConfig& config) {
           .head_dim = config.head_dim};
 }
 
-[[noreturn]] void throw_not_finite() {
-  throw Error(kModelFileError,
-              "the model computed a logit that is NaN or infinite; its weights are broken");
-}
-
-// -log softmax(logits)[target]
+// -log softmax(logits)[target], NaN when one of the logits is not finite.
 double negative_log_probability(const float* logits, int vocab_size, int32_t target) {
   const double largest = *std::max_element(logits, logits + vocab_size);
   double total = 0.0;
-  for (int i = 0; i < vocab_size; ++i) total += std::exp(logits[i] - largest);
+  for (int i = 0; i < vocab_size; ++i) total += std::exp(logits[i] - largest) + logits[i] * 0.0f;
   return largest + std::log(total) - logits[target];
 }
 
@@ -118,10 +114,13 @@ void Executor::check_ids(std::span<const int32_t> ids) const {
 void Executor::forward(const Chunk& chunk, int num_logits, float* logits,
                        const Checkpoint& checkpoint) {
   const std::lock_guard lock(forward_mutex_);
+  model_->check_files();
   transformer_.forward(chunk, checkpoint);
-  if (num_logits == 0) return;
-  const int num_tokens = static_cast<int>(chunk.ids.size());
-  transformer_.head(num_tokens - num_logits, num_tokens, logits, model_->config().vocab_size);
+  if (num_logits > 0) {
+    const int num_tokens = static_cast<int>(chunk.ids.size());
+    transformer_.head(num_tokens - num_logits, num_tokens, logits, model_->config().vocab_size);
+  }
+  model_->check_files();
 }
 
 void Executor::logits(std::span<const int32_t> ids, float* out, const Checkpoint& checkpoint) {
@@ -129,10 +128,7 @@ void Executor::logits(std::span<const int32_t> ids, float* out, const Checkpoint
   for_chunks(ids, checkpoint, [&](int first, int num_tokens) {
     float* rows = out + first * vocab_size;
     transformer_.head(0, num_tokens, rows, vocab_size);
-    if (!std::all_of(rows, rows + num_tokens * vocab_size,
-                     [](float x) { return std::isfinite(x); })) {
-      throw_not_finite();
-    }
+    if (!is_all_finite(rows, num_tokens * vocab_size)) throw_not_finite();
   });
 }
 
@@ -205,8 +201,10 @@ void Executor::for_chunks(std::span<const int32_t> ids, const Checkpoint& checkp
     kv.slide(first);
     kv.reserve(window_.is_on() ? first + count : num_tokens);
     const std::lock_guard lock(forward_mutex_);
+    model_->check_files();
     transformer_.forward({ids.subspan(first, count), first, kv.view()}, checkpoint);
     body(first, count);
+    model_->check_files();
   }
 }
 

@@ -54,7 +54,8 @@ class Executor {
   void check_ids(std::span<const int32_t> ids) const;
 
   // Computes a chunk of up to prefill_chunk() tokens; the logits of its last `num_logits` tokens go
-  // to `logits` [num_logits][vocab_size]. Callers on several threads take turns.
+  // to `logits` [num_logits][vocab_size]. Callers on several threads take turns. Throws
+  // Error(kIoError) when the model's files changed, Error(kModelFileError) when values overflow.
   void forward(const Chunk& chunk, int num_logits, float* logits, const Checkpoint& checkpoint);
 
   // Logits of every token of a sequence of its own, [ids.size()][vocab_size]; nothing is reused or

@@ -1,6 +1,8 @@
 // The whole engine on tiny random models: the same bits however the work is divided.
 #include "engine/session.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <memory>
 #include <thread>
@@ -175,6 +177,33 @@ void test_invalid_ids_are_refused() {
   CHECK_THROWS(kArgumentError, Session(executor).prefill({}, {}));
 }
 
+// The file loses its pages at each layer boundary in turn: the call fails, what was computed from
+// zeros is neither returned nor cached, and a model of the whole file works beside the broken one.
+void test_a_model_file_cut_in_use_is_an_error() {
+  const std::vector<int32_t> ids = random_ids(80);
+  for (const WeightType type : {WeightType::kBF16, WeightType::kI4}) {
+    for (int cut_at = 1; cut_at <= 6; ++cut_at) {
+      const TinyModel tiny(tiny_moe_config(type)), whole(tiny_moe_config(type));
+      const auto executor = std::make_shared<Executor>(tiny.load(), Plan{.threads = 2});
+      const auto other = std::make_shared<Executor>(whole.load(), Plan{.threads = 2});
+      Session session(executor), after(executor), sound(other);
+      int num_polls = 0;
+      const Checkpoint cut = [&] {
+        if (++num_polls == cut_at) CHECK_EQ(truncate(tiny.path().c_str(), 0), 0);
+      };
+      const auto run = [&] {
+        session.prefill(ids, cut);
+        session.decode(4, {}, cut);
+      };
+      CHECK_THROWS(kIoError, run());
+      CHECK_THROWS(kIoError, after.prefill(ids, {}));
+      if (cut_at <= 2) CHECK_EQ(after.num_tokens(), 0);  // the prompt itself was cut short
+      CHECK_EQ(sound.prefill(ids, {}), 0);
+      CHECK_EQ(sound.decode(4, {}, {}).size(), 4u);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace autoglm
 
@@ -189,5 +218,6 @@ int main() {
   autoglm::test_cancel_stops_one_call();
   autoglm::test_the_context_ends_with_an_error_and_no_change();
   autoglm::test_invalid_ids_are_refused();
+  autoglm::test_a_model_file_cut_in_use_is_an_error();
   return autoglm::test::finish_tests();
 }

@@ -72,6 +72,7 @@ class TinyModel {
     return std::make_shared<const Model>(config_, std::vector<std::string>{path_}, table);
   }
   const std::vector<TensorEntry>& table() const { return table_; }
+  const std::string& path() const { return path_; }
 
  private:
   // Uniform in [-1, 1), the same on every platform.

@@ -240,4 +240,8 @@ Model::Model(ModelConfig config, const std::vector<std::string>& files,
   for (const TensorEntry& entry : tensors) weights_bytes_ += entry.num_bytes;
 }
 
+void Model::check_files() const {
+  for (const MmapFile& file : files_) file.check_intact();
+}
+
 }  // namespace autoglm

@@ -70,6 +70,9 @@ class Model {
   const float* final_norm() const { return final_norm_; }
   const std::vector<LayerWeights>& layers() const { return layers_; }
   uint64_t weights_bytes() const { return weights_bytes_; }
+  // Throws Error(kIoError) when a file changed since it was mapped. What was read counts only when
+  // this passes afterwards; asked before as well, it spares most readers the missing pages.
+  void check_files() const;
 
  private:
   ModelConfig config_;
