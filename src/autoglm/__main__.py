@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from autoglm.cli.main import entry_point
+from autoglm.cli.entry import entry_point
 
 if __name__ == "__main__":
     sys.exit(entry_point())

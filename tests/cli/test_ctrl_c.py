@@ -83,6 +83,32 @@ def test_while_measuring(tiny_bundle, tmp_path, command):
         assert interrupt(process) == (INTERRUPTED, "autoglm: interrupted\n")
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGINT)
+wanted = sys.argv.pop(1)
+sys.meta_path.insert(0, Finder())
+from autoglm.cli.entry import entry_point
+sys.exit(entry_point())
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["autoglm.cli.main", "argparse", "autoglm.errors", "autoglm.cli.doctor"]
+)
+def test_while_the_program_itself_is_loaded(module):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, module, "doctor"],
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (INTERRUPTED, b"autoglm: interrupted\n")
+
+
 TERMINATED = """
 import os, signal, sys
 from autoglm.cli import convert as command

@@ -145,7 +145,7 @@ def _complete_streams() -> bool:
 
 
 def entry_point() -> int:
-    """The console script."""
+    """Run the command line of this process; returns its exit code."""
     argv = sys.argv[1:]
     if not _complete_streams():
         if sys.stderr is not None:
