@@ -1,8 +1,12 @@
-"""Shares the KV cache between requests: each reserves what it may need before it starts."""
+"""Shares the KV cache between requests: each reserves what it may need before it starts.
+
+Requests are served in the order in which they came, so that small ones cannot starve a large one.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,13 +23,14 @@ class TokenPool:
         self._num_free = num_tokens
         self._patience_s = patience_s
         self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
 
     @contextmanager
     def reserved(self, num_tokens: int, cancellation: Cancellation) -> Iterator[None]:
         """Hold `num_tokens` while the block runs.
 
-        Raises CancelledError, and ResourceError when nothing was given back for `patience_s`:
-        then a stream was left open, possibly by the thread that waits.
+        Raises CancelledError, and ResourceError when nothing changed for `patience_s`: then
+        a stream was left open, possibly by the thread that waits.
         """
         with cancellation.attached(self._wake):
             self._take(num_tokens, cancellation)
@@ -41,15 +46,24 @@ class TokenPool:
             self._changed.notify_all()
 
     def _take(self, num_tokens: int, cancellation: Cancellation) -> None:
+        ticket = object()
         with self._changed:
-            while self._num_free < num_tokens:
-                if cancellation.is_cancelled:
-                    message = "cancelled while waiting for the KV cache"
-                    raise CancelledError(message)
-                if not self._changed.wait(self._patience_s):
-                    message = (
-                        f"the KV cache has room for {self._num_free} more tokens and the request "
-                        f"needs {num_tokens}; finish or close the open streams"
-                    )
-                    raise ResourceError(message)
-            self._num_free -= num_tokens
+            self._waiting.append(ticket)
+            try:
+                while self._waiting[0] is not ticket or self._num_free < num_tokens:
+                    self._wait(num_tokens, cancellation)
+                self._num_free -= num_tokens
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()  # there may be room for the next one too
+
+    def _wait(self, num_tokens: int, cancellation: Cancellation) -> None:
+        if cancellation.is_cancelled:
+            message = "cancelled while waiting for the KV cache"
+            raise CancelledError(message)
+        if not self._changed.wait(self._patience_s):
+            message = (
+                f"the KV cache has room for {self._num_free} more tokens and the request "
+                f"needs {num_tokens}; finish or close the open streams"
+            )
+            raise ResourceError(message)
