@@ -32,6 +32,7 @@ from autoglm.types import (
     Request,
     Result,
     SamplingParams,
+    check_type,
 )
 
 ApplicationContext = str | os.PathLike[str]
@@ -321,7 +322,10 @@ def _request(
     schema: Mapping[str, Any] | None,
     sampling: SamplingOptions,
 ) -> Request:
-    if text is not None and not text.strip():
+    check_type("prompt", prompt, str, "a string")
+    check_type("history", history, Sequence, "a list of Message")
+    check_type("stop", stop, Sequence, "a string or a list of strings")
+    if isinstance(text, str) and not text.strip():
         message = "the text is empty; give some, or leave it out"
         raise InvalidRequestError(message)
     return Request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 MAX_STOP_STRINGS = 16
 MAX_SEED = 2**64 - 1
 MAX_TOKENS = 2**31 - 1
+MAX_TOKEN_ID = 2**31 - 1
+MAX_BIAS = 1e4
 
 
 class ModelSize(enum.Enum):
@@ -32,6 +35,13 @@ class Message:
 
     role: Role
     content: str
+
+
+def check_type(name: str, value: object, wanted: type, expected: str) -> None:
+    """Raise InvalidRequestError, which does not show the value: it may be the user's text."""
+    if not isinstance(value, wanted):
+        message = f"{name} is of type {type(value).__name__}; expected {expected}"
+        raise InvalidRequestError(message)
 
 
 def _check(name: str, value: object, low: float, high: float, expected: str) -> None:
@@ -79,9 +89,13 @@ class SamplingParams:
         _check("frequency_penalty", self.frequency_penalty, -100, 100, "-100 to 100")
         if self.seed is not None:
             _check_int("seed", self.seed, 0, "a whole number from 0 to 2**64-1", MAX_SEED)
+        check_type("ignore_eos", self.ignore_eos, bool, "true or false")
+        check_type("logit_bias", self.logit_bias, Mapping, "a mapping of token ids to numbers")
         for token, bias in self.logit_bias.items():
-            _check_int("logit_bias token", token, 0, "a token id")
-            _check(f"logit_bias[{token}]", bias, -1e9, 1e9, "a finite number")
+            _check_int("logit_bias token", token, 0, "a token id", MAX_TOKEN_ID)
+            _check(f"logit_bias[{token}]", bias, -MAX_BIAS, MAX_BIAS, "-10000 to 10000")
+        # A copy: the caller's may change, and need not be a dict.
+        object.__setattr__(self, "logit_bias", dict(self.logit_bias))
 
     @property
     def is_deterministic(self) -> bool:
@@ -146,18 +160,9 @@ class Request:
     cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.messages or self.messages[-1].role != "user":
-            message = "the last message must be the user's"
-            raise InvalidRequestError(message)
-        if not all(message.role in get_args(Role) for message in self.messages):
-            message = f"a message's role is none of {', '.join(get_args(Role))}"
-            raise InvalidRequestError(message)
-        if not all(isinstance(message.content, str) for message in self.messages):
-            message = "a message's content is not a string"
-            raise InvalidRequestError(message)
-        if not self.messages[-1].content.strip():
-            message = "the prompt is empty; say what to do"
-            raise InvalidRequestError(message)
+        self._check_messages()
+        if self.text is not None:
+            check_type("text", self.text, str, "a string")
         if self.max_tokens is not None:
             expected = "a whole number from 1 to 2**31-1"
             _check_int("max_tokens", self.max_tokens, 1, expected, MAX_TOKENS)
@@ -165,6 +170,32 @@ class Request:
         if len(self.stop) > MAX_STOP_STRINGS or not is_text or not all(self.stop):
             message = f"stop takes at most {MAX_STOP_STRINGS} strings, none of them empty"
             raise InvalidRequestError(message)
+        if self.schema is not None:
+            _check_schema(self.schema)
+
+    def _check_messages(self) -> None:
+        for turn in self.messages:
+            check_type("a message of the history", turn, Message, "Message(role, content)")
+            check_type("the content of a message", turn.content, str, "a string")
+        if not self.messages or self.messages[-1].role != "user":
+            message = "the last message must be the user's"
+            raise InvalidRequestError(message)
+        if not all(message.role in get_args(Role) for message in self.messages):
+            message = f"a message's role is none of {', '.join(get_args(Role))}"
+            raise InvalidRequestError(message)
+        if not self.messages[-1].content.strip():
+            message = "the prompt is empty; say what to do"
+            raise InvalidRequestError(message)
+
+
+def _check_schema(schema: object) -> None:
+    check_type("schema", schema, Mapping, "a JSON schema as a dict")
+    try:
+        json.dumps(schema, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as err:
+        # The library's message names types and never a value.
+        message = f"schema cannot be written as JSON ({err}); expected strings, numbers and lists"
+        raise InvalidRequestError(message) from err
 
 
 @dataclass(frozen=True, slots=True)

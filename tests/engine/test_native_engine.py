@@ -11,8 +11,10 @@ from tests.fakes import ask, text_of
 import autoglm
 from autoglm.engine.local import LocalEngine
 from autoglm.engine.model import LoadedModel, load_model, pool_tokens
+from autoglm.engine.native import NativeSession
 from autoglm.errors import (
     CancelledError,
+    ContextOverflowError,
     InvalidRequestError,
     ModelConfigError,
     ModelFileError,
@@ -106,14 +108,25 @@ def test_threads_of_one_client_get_the_answers_of_one_thread(tiny_bundle) -> Non
     assert [together[prompt] for prompt in prompts] == alone
 
 
-def test_cancel_during_native_work_ends_the_request(engine) -> None:
+def test_cancel_during_native_work_ends_the_request(engine, monkeypatch) -> None:
     cancellation = Cancellation()
+    canceller = threading.Thread(target=cancellation.cancel)
+    decode = NativeSession.decode
+
+    def decode_meanwhile(session: NativeSession, num_tokens: int) -> list[int]:
+        """The second call runs while another thread cancels; a third would come after that."""
+        if not canceller.ident and num_tokens > 1:
+            canceller.start()
+        elif canceller.ident:
+            canceller.join()
+        return decode(session, num_tokens)
+
+    monkeypatch.setattr(NativeSession, "decode", decode_meanwhile)
     sampling = SamplingParams(ignore_eos=True)
     request = ask("x", max_tokens=1900, sampling=sampling, cancellation=cancellation)
-    threading.Timer(0.02, cancellation.cancel).start()
     last = list(engine.stream(request))[-1]
     assert last.finish_reason == "cancelled"
-    assert 0 < last.usage.completion_tokens < 1900
+    assert 0 < last.usage.completion_tokens < 100
 
 
 def test_a_prompt_read_in_steps_gives_the_logits_of_the_whole(model, engine) -> None:
@@ -168,10 +181,41 @@ def test_a_closed_model_is_a_usage_error(tiny_bundle) -> None:
         model.score([1, 2])
 
 
-@pytest.mark.parametrize("ids", [[], [-1], [10**6]])
+@pytest.mark.parametrize("ids", [[], [-1], [10**6], [2**40], [1.5], ["1"], "12", [None]])
 def test_token_ids_outside_the_vocabulary_are_invalid(model, ids: list[int]) -> None:
     with pytest.raises(InvalidRequestError, match="token id"):
         model.logits(ids)
+
+
+def test_token_ids_may_be_numpys(model) -> None:
+    ids = np.array([1, 2, 3])
+    assert model.score(ids) == model.score(ids.tolist())
+
+
+@pytest.mark.parametrize("call", ["logits", "score"])
+def test_more_token_ids_than_the_context_holds_are_an_overflow(tiny_bundle, call: str) -> None:
+    with load_model(tiny_bundle, context_tokens=64) as model:
+        most = model.native._executor.max_tokens
+        getattr(model, call)([1] * most)
+        with pytest.raises(ContextOverflowError, match=f"{most + 1} token ids, the context holds"):
+            getattr(model, call)([1] * (most + 1))
+
+
+def test_a_bias_on_a_token_the_model_lacks_is_refused_before_the_prompt_is_read(model) -> None:
+    executor = model.native._executor
+    request = ask(TEXT, sampling=SamplingParams(logit_bias={270: 1.0}))
+    executor.start_profile()
+    with pytest.raises(InvalidRequestError, match=r"logit_bias token is 270; expected .* to 269"):
+        list(model.engine(max_tokens=1).stream(request))
+    assert executor.stop_profile() == []
+
+
+def test_the_largest_bias_of_a_request_is_one_the_core_takes(model) -> None:
+    for bias in (1e4, -1e4):
+        sampling = SamplingParams(logit_bias={65: bias})
+        chunks = list(model.engine(max_tokens=3).stream(ask(TEXT, sampling=sampling)))
+        tokens = [token for chunk in chunks for token in chunk.token_ids]
+        assert (tokens == [65] * 3) == (bias > 0)
 
 
 def test_a_window_beyond_the_models_is_a_usage_error(tiny_bundle) -> None:
@@ -228,6 +272,14 @@ def test_a_tokenizer_of_another_model_is_a_config_error(tiny_bundle, tmp_path) -
     broken = copy_with(tiny_bundle, tmp_path / "broken", "tokenizer.json", content)
     with pytest.raises(ModelConfigError, match="token id"):
         load_model(broken)
+
+
+def test_fingerprint_reads_no_endless_manifest(tiny_bundle, tmp_path) -> None:
+    broken = copy_with(tiny_bundle, tmp_path / "broken", "manifest.json", b"x")
+    with (broken / "manifest.json").open("wb") as file:
+        file.truncate(2**40)
+    with load_model(broken) as model, pytest.raises(ModelFileError, match="at most"):
+        model.fingerprint()
 
 
 def test_fingerprint_changes_with_template_and_tokenizer(tiny_bundle, tmp_path) -> None:

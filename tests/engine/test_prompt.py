@@ -1,7 +1,5 @@
 """Chat templates: what prompts look like, no control tokens from users, hostile templates."""
 
-import time
-
 import pytest
 
 from autoglm.engine.prompt import PromptBuilder
@@ -120,11 +118,12 @@ DOUBLING = "{% set ns = namespace(x='xx') %}{% for i in range(40) %}{% set ns.x 
     ],
     ids=lambda template: template[:40],
 )
-def test_expensive_templates_are_stopped(tokenizer: Tokenizer, template: str) -> None:
-    start = time.process_time()
+def test_expensive_templates_are_stopped_elsewhere(
+    tokenizer: Tokenizer, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoglm.engine.template.render", None)  # of this process
     with pytest.raises(ModelFileError, match="chat template cannot be used"):
         PromptBuilder(tokenizer, template, render=render_apart)
-    assert time.process_time() - start < 1, "the work is done elsewhere"
 
 
 @pytest.mark.parametrize("template", ["{% for %}", "{{ x", "a" * (MAX_SOURCE_CHARS + 1)])

@@ -1,5 +1,6 @@
 """Encoding without control tokens from text, and incremental decoding at character borders."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,31 @@ def test_a_fault_inside_the_library_is_a_model_file_error() -> None:
 
     with pytest.raises(ModelFileError, match="tokenizer fails"):
         Tokenizer(Broken()).decode([1])
+
+
+@pytest.mark.parametrize("ids", [[-1], [2**31], [2**70], ["1"], [1.0], [None], [True]])
+def test_what_is_no_token_id_is_not_decoded(tokenizer: Tokenizer, ids: list[int]) -> None:
+    with pytest.raises(InvalidRequestError, match="token id is"):
+        tokenizer.decode(ids)
+
+
+def test_ids_without_a_token_have_no_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode([5000, *tokenizer.encode("会"), 2**31 - 1]) == "会"
+
+
+def test_what_is_no_text_is_not_encoded(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InvalidRequestError, match="text is of type int"):
+        tokenizer.encode(5)
+
+
+def test_a_token_beyond_the_embedding_behind_a_gap_is_a_config_error(tmp_path) -> None:
+    """Twelve tokens, so their number alone looks right for an embedding of twenty rows."""
+    path = tmp_path / "tokenizer.json"
+    vocabulary = {**{f"w{n}": n for n in range(11)}, "far": 20}
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"}
+    pre_tokenizer = {"type": "Whitespace"}
+    path.write_text(json.dumps({"model": model, "pre_tokenizer": pre_tokenizer}))
+    tokenizer = Tokenizer.from_file(path, vocab_size=20)
+    assert tokenizer.encode("w1 w2") == [1, 2]
+    with pytest.raises(ModelConfigError, match="token id 20, but the model has 20 tokens"):
+        tokenizer.encode("w1 far")

@@ -18,6 +18,13 @@ def echo(prompt: str, _sampling: SamplingParams) -> str:
     return prompt.strip()
 
 
+def nested(depth: int) -> dict[str, object]:
+    value: dict[str, object] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
 @pytest.mark.parametrize("name", ["__init__", "generate", "stream", "cancel", "close", "builder"])
 def test_sync_and_async_signatures_are_equal(name: str) -> None:
     sync = inspect.signature(getattr(AutoGLMClient, name))
@@ -83,15 +90,39 @@ def test_sampling_options_reach_the_model(make_client) -> None:
         ({"stop": ["x"] * 17}, "stop takes at most 16 strings"),
         ({"stop": [1]}, "stop takes at most 16 strings"),
         ({"prompt": " "}, "prompt is empty"),
-        ({"prompt": 5}, "content is not a string"),
+        ({"stop": 3}, "stop is of type int"),
+        ({"stop": {"a"}}, "stop is of type set"),
+        ({"prompt": 5}, "prompt is of type int; expected a string"),
+        ({"prompt": None}, "prompt is of type NoneType"),
+        ({"prompt": b"secret"}, "prompt is of type bytes"),
         ({"text": "\n"}, "text is empty"),
+        ({"text": 5}, "text is of type int; expected a string"),
+        ({"text": ["secret"]}, "text is of type list"),
+        ({"history": "secret"}, "message of the history is of type str; expected Message"),
+        ({"history": 5}, "history is of type int"),
+        ({"history": [{"role": "user", "text": "secret"}]}, "history is of type dict"),
+        ({"history": [Message("user", 5)]}, "content of a message is of type int"),
+        ({"history": [Message("user", None)]}, "content of a message is of type NoneType"),
+        ({"logit_bias": [1, 2]}, "logit_bias is of type list"),
+        ({"logit_bias": {2**40: 1.0}}, "logit_bias token is 1099511627776"),
+        ({"logit_bias": {"1": 1.0}}, "logit_bias token is '1'"),
+        ({"logit_bias": {1: 10_001}}, r"logit_bias\[1\] is 10001; expected -10000 to 10000"),
+        ({"logit_bias": {1: None}}, r"logit_bias\[1\] is None"),
+        ({"ignore_eos": "no"}, "ignore_eos is of type str"),
+        ({"schema": 5}, "schema is of type int"),
+        ({"schema": "secret"}, "schema is of type str"),
+        ({"schema": {"a": {1, 2}}}, "schema cannot be written as JSON"),
+        ({"schema": {"a": float("nan")}}, "schema cannot be written as JSON"),
+        ({"schema": {1: 2, "a": 3}}, "schema cannot be written as JSON"),
+        ({"schema": nested(100_000)}, "schema cannot be written as JSON"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60] if isinstance(value, str) else next(iter(value)),
 )
 def test_a_bad_argument_is_named_before_the_model_is_loaded(arguments, expected: str) -> None:
     client = AutoGLMClient("/nowhere")
-    with pytest.raises(InvalidRequestError, match=expected):
+    with pytest.raises(InvalidRequestError, match=expected) as caught:
         client.stream(**{"prompt": "secret"} | arguments)
+    assert "secret" not in str(caught.value)
 
 
 def test_builder_of_the_mobile_sdk(tmp_path) -> None:

@@ -1,9 +1,11 @@
 """Cancellation reaches whatever is attached, once, whenever it comes."""
 
+from types import MappingProxyType
+
 import pytest
 
 from autoglm.errors import InvalidRequestError
-from autoglm.types import Cancellation, Message, Request, Usage
+from autoglm.types import Cancellation, Message, Request, SamplingParams, Usage
 
 
 def test_callbacks_are_called_once_while_attached() -> None:
@@ -43,3 +45,10 @@ def test_a_request_ends_with_the_users_message(roles) -> None:
 
 def test_usage_adds_up() -> None:
     assert Usage(1, 2, 3) + Usage(10, 20) == Usage(11, 22, 3)
+
+
+def test_a_bias_may_be_any_mapping_and_is_copied() -> None:
+    biases = {1: 0.5}
+    params = SamplingParams(logit_bias=MappingProxyType(biases))
+    biases[2] = 1.0
+    assert params.logit_bias == {1: 0.5}

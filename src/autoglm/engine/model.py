@@ -15,7 +15,10 @@ from autoglm.engine.template import render, render_apart
 from autoglm.engine.tokenizer import Tokenizer
 from autoglm.errors import ModelNotFoundError, UsageError
 from autoglm.modelfile.bundle import Bundle, open_bundle
+from autoglm.modelfile.files import read_bounded, resolve_inside
 from autoglm.modelfile.manifest import MANIFEST_NAME
+from autoglm.modelfile.strict_json import MAX_CONFIG_BYTES
+from autoglm.modelfile.tokenizer import MAX_TOKENIZER_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,11 +117,14 @@ class LoadedModel:
     def fingerprint(self) -> bytes:
         """Hash of what answers depend on: manifest, tokenizer and chat template.
 
-        A bundle without a manifest counts by the size and time of its weights.
+        A bundle without a manifest counts by the size and time of its weights. Raises
+        ModelFileError when one of these is not a regular file of bounded size.
         """
         digest = hashlib.blake2b()
-        for path in (self.bundle.path / MANIFEST_NAME, self.bundle.tokenizer_path):
-            content = path.read_bytes() if path.is_file() else b""
+        manifest = resolve_inside(self.bundle.path, MANIFEST_NAME)
+        bounds = {manifest: MAX_CONFIG_BYTES, self.bundle.tokenizer_path: MAX_TOKENIZER_BYTES}
+        for path, max_bytes in bounds.items():
+            content = read_bounded(path, max_bytes) if path.exists() else b""
             digest.update(b"%d\n" % len(content) + content)
         for path in self.bundle.files:
             status = path.stat()

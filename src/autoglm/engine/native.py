@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
-from autoglm.errors import InvalidRequestError, translate_core_errors
+from autoglm.errors import ContextOverflowError, InvalidRequestError, translate_core_errors
 from autoglm.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ class NativeModel:
         return self._plan.held_tokens(num_tokens)
 
     def session(self, sampling: SamplingParams) -> NativeSession:
-        """A new, empty sequence."""
+        """A new, empty sequence. Raises InvalidRequestError for a bias on an unknown token."""
+        _checked_ids(sampling.logit_bias, self._bundle.config.vocab_size, "logit_bias token")
         native = _native_sampling(sampling, self._bundle.generation, self._bundle.eos_ids)
         native.prompt_lookup = self._has_prompt_lookup
         with translate_core_errors():
@@ -97,13 +98,13 @@ class NativeModel:
         """float32 [len(ids), vocab_size], of a fresh sequence."""
         import numpy as np
 
-        with self._measuring(ids) as session:
-            return np.asarray(session.logits(list(ids)), np.float32)
+        with self._measuring(ids) as (session, numbers):
+            return np.asarray(session.logits(numbers), np.float32)
 
     def score(self, ids: Sequence[int]) -> float:
         """Sum of -log p(ids[t] | ids[:t]) in nats, over t >= 1."""
-        with self._measuring(ids) as session:
-            return session.score(list(ids))
+        with self._measuring(ids) as (session, numbers):
+            return session.score(numbers)
 
     def measure_limits(self) -> Limits:
         """What the machine can do at best with this model's kernels and threads; a second long."""
@@ -129,15 +130,21 @@ class NativeModel:
             session.cancel()
 
     @contextmanager
-    def _measuring(self, ids: Sequence[int]) -> Iterator[_core.Session]:
-        if not len(ids):
+    def _measuring(self, ids: Sequence[int]) -> Iterator[tuple[_core.Session, list[int]]]:
+        numbers = _checked_ids(ids, self._bundle.config.vocab_size, "token id")
+        if not numbers:
             message = "no token ids; give at least one"
             raise InvalidRequestError(message)
+        if len(numbers) > self._executor.max_tokens:
+            message = (
+                f"there are {len(numbers)} token ids, the context holds {self._executor.max_tokens}"
+            )
+            raise ContextOverflowError(message)
         with translate_core_errors():
             session = self._core.Session(self._executor)
             self._measured.append(session)
             try:
-                yield session
+                yield session, numbers
             finally:
                 self._measured.remove(session)
 
@@ -176,6 +183,18 @@ def _window_plan(window: int, sink: int) -> _core.Plan:
     plan = _core.Plan()
     plan.window, plan.sink = window, sink
     return plan
+
+
+def _checked_ids(ids: Iterable[object], vocab_size: int, name: str) -> list[int]:
+    """The ids as Python's integers; InvalidRequestError for one outside the vocabulary."""
+    numbers: list[int] = []
+    for value in ids:
+        number = value.__index__() if isinstance(value, SupportsIndex) else -1
+        if not 0 <= number < vocab_size:
+            message = f"{name} is {value!r}; expected a whole number from 0 to {vocab_size - 1}"
+            raise InvalidRequestError(message)
+        numbers.append(number)
+    return numbers
 
 
 def _native_config(config: ArchConfig) -> _core.ModelConfig:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from autoglm.errors import InvalidRequestError, ModelConfigError, ModelFileError
 from autoglm.modelfile.files import read_bounded
 from autoglm.modelfile.tokenizer import MAX_TOKENIZER_BYTES
+from autoglm.types import MAX_TOKEN_ID, check_type
 
 if TYPE_CHECKING:
     import tokenizers
@@ -56,8 +57,10 @@ def _panics_translated() -> Iterator[None]:
 class Tokenizer:
     """The tokenizer of one model. Safe to use from several threads."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, *, vocab_size: int | None = None) -> None:
+        """`vocab_size` is the number of rows of the embedding, if there is one."""
         self._backend = backend
+        self._vocab_size = vocab_size
         self._lock = threading.Lock()
         added = backend.get_added_tokens_decoder().values()
         self._controls = tuple(token.content for token in added if token.special)
@@ -89,13 +92,15 @@ class Tokenizer:
         if top_id >= vocab_size:
             message = f"{path}: has token id {top_id}, but the model has {vocab_size} tokens"
             raise ModelConfigError(message)
-        return cls(backend)
+        return cls(backend, vocab_size=vocab_size)
 
     def encode(self, text: str, *, has_controls: bool = True) -> list[int]:
         """Token ids of `text`; control tokens written in it count only if `has_controls`.
 
-        Raises InvalidRequestError for text with lone surrogates.
+        Raises InvalidRequestError for text with lone surrogates, ModelConfigError for a token that
+        the model has no row for.
         """
+        check_type("text", text, str, "a string")
         try:
             text.encode()
         except UnicodeEncodeError as err:
@@ -103,10 +108,25 @@ class Tokenizer:
             raise InvalidRequestError(message) from err
         with self._lock, _panics_translated():
             self._backend.encode_special_tokens = not has_controls
-            return self._backend.encode(text, add_special_tokens=False).ids
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        # Ids may have gaps; the whole table would take tens of milliseconds to look through.
+        if self._vocab_size is not None and max(ids, default=-1) >= self._vocab_size:
+            message = (
+                f"the tokenizer gives token id {max(ids)}, but the model has {self._vocab_size} "
+                "tokens; these files do not belong together"
+            )
+            raise ModelConfigError(message)
+        return ids
 
     def decode(self, ids: Sequence[int], *, has_controls: bool = False) -> str:
-        """The text of `ids`, with or without control tokens."""
+        """The text of `ids`, with or without control tokens; unknown ids have none.
+
+        Raises InvalidRequestError for what is no token id.
+        """
+        for token in ids:
+            if type(token) is not int or not 0 <= token <= MAX_TOKEN_ID:
+                message = f"token id is {token!r}; expected a whole number from 0 to 2**31-1"
+                raise InvalidRequestError(message)
         with _panics_translated():
             return self._backend.decode(list(ids), skip_special_tokens=not has_controls)
 
