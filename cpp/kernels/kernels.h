@@ -104,6 +104,8 @@ struct PackedRows {
 
 inline constexpr float kPlaneBase = 254.0f;
 inline constexpr float kTwoPlaneSteps = 32384.0f;  // largest code of two planes
+// Integer rows whose values are all smaller count as zeros; steps over it would be infinite.
+inline constexpr float kTiniestRow = 1e-30f;
 
 enum class Epilogue : uint8_t {
   kStore,   // y = x W^T + bias

@@ -42,7 +42,7 @@ void pack_row_f32(const PackedRows& out, int row, const float* x, int cols) {
 void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
   const float largest = max_abs(x, cols);
   const float steps = out.planes == 2 ? kTwoPlaneSteps : 127.0f;
-  const float inverse = largest > 0.0f ? steps / largest : 0.0f;
+  const float inverse = largest > kTiniestRow ? steps / largest : 0.0f;
   out.scale[row] = largest / steps;
   const size_t first = static_cast<size_t>(row) * out.planes;
   auto* codes = static_cast<int8_t*>(out.data) + first * out.padded_cols;

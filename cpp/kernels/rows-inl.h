@@ -92,7 +92,7 @@ void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
   const float steps = is_precise ? kTwoPlaneSteps : 127.0f;
   const float largest = max_abs(x, cols);
   out.scale[row] = largest / steps;
-  const F32x16 inverse = splat(largest > 0.0f ? steps / largest : 0.0f);
+  const F32x16 inverse = splat(largest > kTiniestRow ? steps / largest : 0.0f);
   const F32x16 to_high = splat(1.0f / kPlaneBase);
   const size_t first = static_cast<size_t>(row) * out.planes;
   const int num_groups = out.padded_cols / kGroupSize;
