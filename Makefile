@@ -33,7 +33,7 @@ install = $(BIN)/python tools/requirements.py $(1) >build/requirements-$(1).txt;
 configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
-.PHONY: help run build test test-native test-portable sanitize lint fix bench docs size fuzz clean
+.PHONY: help run build test test-native test-portable sanitize lint fix bench docs size fuzz fuzz-bundles parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -84,13 +84,23 @@ portable-%: $(VENV)/.tools
 	$(BIN)/cmake --build build/$*; \
 	$(BIN)/ctest --test-dir build/$* --output-on-failure
 
-sanitize: sanitize-address,undefined sanitize-thread ## native tests under ASan with UBSan, then TSan
+sanitize: sanitize-memory sanitize-threads ## native tests under ASan with UBSan, then TSan
 
-sanitize-%: $(VENV)/.tools
-	$(configure) -S . -B build/sanitize-$* -DCMAKE_BUILD_TYPE=RelWithDebInfo -DAUTOGLM_SANITIZE=$* \
-		>build/sanitize-$*.log
-	$(BIN)/cmake --build build/sanitize-$*
-	$(BIN)/ctest --test-dir build/sanitize-$* --output-on-failure
+SANITIZERS-memory := address,undefined
+SANITIZERS-threads := thread
+
+sanitize-%: build/sanitize-%
+	$(BIN)/cmake --build $<
+	$(BIN)/ctest --test-dir $< --output-on-failure
+
+# Little optimisation: the tests take seconds, the kernels minutes to compile with more.
+build/sanitize-%: CMakeLists.txt $(VENV)/.tools $(VENV)/.requirements-build
+	@mkdir -p $@
+	$(configure) -S . -B $@ -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
+		-DAUTOGLM_SANITIZE=$(SANITIZERS-$*) -DAUTOGLM_PYTHON=ON \
+		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+		-Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)" >$@/configure.log
+	@touch $@
 
 build/native: CMakeLists.txt $(VENV)/.tools
 	$(configure) -S . -B $@
@@ -121,8 +131,22 @@ docs: build ## regenerate the command reference
 size: ## count lines and bytes, and list the files nearest their cap
 	@python3 tools/size.py
 
-fuzz: build $(VENV)/.requirements-test ## property tests with many more examples
+fuzz: build $(VENV)/.requirements-test fuzz-bundles ## property tests with many more examples, broken bundles
 	$(BIN)/python -m pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fuzz $(ARGS)
+
+FUZZ_TRIALS ?= 100000
+FUZZ_SEED ?= 1
+
+# The interpreter is not instrumented, so the sanitizers' libraries are loaded before it.
+fuzz-bundles: build/sanitize-memory $(VENV)/.requirements-runtime ## broken bundles through load and decode, under ASan
+	$(BIN)/cmake --build $< --target _core
+	rm -rf build/fuzz; mkdir -p build/fuzz/site; cp -r src/autoglm build/fuzz/site; cp $</_core*.so build/fuzz/site/autoglm
+	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/fuzz/site:benchmarks \
+	$(BIN)/python tools/fuzz_bundle.py build/fuzz/work --trials $(FUZZ_TRIALS) --seed $(FUZZ_SEED)
+
+parity: build $(VENV)/.requirements-test ## compare logits with transformers; PARITY_MODEL=DIR, else a random model
+	PYTHONPATH=benchmarks $(BIN)/python tools/parity.py $(PARITY_MODEL) $(ARGS)
 
 clean: ## remove the environment and every build output
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
