@@ -37,9 +37,7 @@ def test_repeats_and_threads_change_no_bit(tmp_path: Path, family: str, weights:
             session = model.session(threads=threads, **plan)
             num_repeats = NUM_REPEATS // len(PLANS)
             different = [
-                repeat
-                for repeat in range(num_repeats)
-                if session.logits(IDS).tobytes() != expected
+                repeat for repeat in range(num_repeats) if session.logits(IDS).tobytes() != expected
             ]
             assert different == [], f"{plan} with {threads} threads"
 
