@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find src cpp -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
-CXX_FILES = $(shell find cpp -name '*.cc' -o -name '*.h')
+CXX_FILES = $(shell find cpp benchmarks -name '*.cc' -o -name '*.h')
 PORTABLE := aarch64 riscv64
 PYTHON_FILES := src tests tools benchmarks examples
 
@@ -33,7 +33,7 @@ install = $(BIN)/python tools/requirements.py $(1) >build/requirements-$(1).txt;
 configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
-.PHONY: help run build test test-native test-portable sanitize lint fix bench docs size fuzz fuzz-bundles parity clean
+.PHONY: help run build test test-native test-portable sanitize lint fix bench bench-peers docs size fuzz fuzz-bundles parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -110,7 +110,8 @@ lint: build $(VENV)/.requirements-lint $(VENV)/.requirements-test ## every stati
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/mypy
-	$(BIN)/mypy benchmarks/*.py tools/*.py
+	$(BIN)/mypy benchmarks/*.py benchmarks/peers/*.py tools/*.py
+	$(BIN)/mypy benchmarks/runners/*.py
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/python -m pytest -q tests/gates
@@ -124,6 +125,10 @@ fix: build $(VENV)/.requirements-lint ## format, and regenerate what is generate
 
 bench: build ## measure what README.md states; BENCH_MODEL=DIR adds a larger bundle
 	$(BIN)/python benchmarks/figures.py $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(ARGS)
+
+bench-peers: build $(VENV)/.requirements-bench ## ours and other engines interleaved; PEERS=DIR keeps theirs
+	$(BIN)/python benchmarks/bench_peers.py $(if $(PEERS),--home $(PEERS)) $(ARGS)
+	$(BIN)/python benchmarks/report.py
 
 docs: build ## regenerate the command reference
 	$(BIN)/python tools/cli_reference.py docs/reference/cli.md

@@ -60,7 +60,7 @@ class NativeModel:
         self._plan = plan
         with translate_core_errors():
             model = _core.Model(
-                _native_config(bundle.config),
+                native_config(bundle.config),
                 [str(path) for path in bundle.files],
                 list(bundle.tensors),
             )
@@ -197,7 +197,7 @@ def _checked_ids(ids: Iterable[object], vocab_size: int, name: str) -> list[int]
     return numbers
 
 
-def _native_config(config: ArchConfig) -> _core.ModelConfig:
+def native_config(config: ArchConfig) -> _core.ModelConfig:
     from autoglm import _core
 
     native = _core.ModelConfig()

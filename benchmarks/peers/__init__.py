@@ -1,0 +1,1 @@
+"""Other engines measured beside ours: their environment, their models, and how they are run."""
