@@ -204,6 +204,9 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("threads", &Executor::num_threads)
       .def_prop_ro("max_tokens", &Executor::max_tokens, "of the longest sequence")
       .def_prop_ro(
+          "page_bytes", [](Executor& e) { return e.kv_cache().page_bytes(); },
+          "memory of a KV cache page, of all layers")
+      .def_prop_ro(
           "num_free_pages", [](Executor& e) { return e.kv_cache().num_free_pages(); },
           "KV cache pages that no session holds")
       .def("start_profile", &Executor::start_profile,

@@ -9,11 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from autoglm.engine.local import LocalEngine
+from autoglm.engine.memory import MemoryNeed, check_fits, kv_token_bytes, need_after_loading
 from autoglm.engine.native import DEFAULT_SINK, NativeModel, held_tokens
 from autoglm.engine.prompt import PromptBuilder
 from autoglm.engine.template import render, render_apart
 from autoglm.engine.tokenizer import Tokenizer
 from autoglm.errors import ModelNotFoundError, UsageError
+from autoglm.hardware.memory import available_bytes
+from autoglm.hardware.process import rss_bytes
 from autoglm.modelfile.bundle import Bundle, open_bundle
 from autoglm.modelfile.files import read_bounded, resolve_inside
 from autoglm.modelfile.manifest import MANIFEST_NAME
@@ -49,7 +52,8 @@ class LoadedModel:
 
         With a `window` attention sees the first `sink` and the latest `window` tokens, and
         `context_tokens` may be larger than the model's own context. Raises UsageError when more
-        is asked for than can be, ModelFileError and its kinds.
+        is asked for than can be, ResourceError when memory cannot hold it, ModelFileError and its
+        kinds.
         """
         self.bundle = bundle
         self.context_tokens = context_tokens or min(bundle.max_position, DEFAULT_MAX_CONTEXT)
@@ -57,6 +61,7 @@ class LoadedModel:
             bundle.tokenizer_path, vocab_size=bundle.config.vocab_size
         )
         held = held_tokens(self.context_tokens, window=window, sink=sink)
+        check_fits(bundle, held_tokens=held, available=available_bytes())
         self._native: NativeModel | None = NativeModel(
             bundle,
             pool_tokens=pool_tokens(bundle.config, held),
@@ -114,6 +119,16 @@ class LoadedModel:
             max_tokens=max_tokens,
         )
 
+    def memory_need(self, context_tokens: int = 0) -> MemoryNeed:
+        """What a request of this many tokens (0: the whole context) takes at its peak.
+
+        Measures this process, so ask right after loading.
+        """
+        tokens = context_tokens or self.context_tokens
+        return need_after_loading(
+            self.bundle, tokens, kv_bytes=self.native.kv_bytes(tokens), resident=rss_bytes() or 0
+        )
+
     def fingerprint(self) -> bytes:
         """Hash of what answers depend on: manifest, tokenizer and chat template.
 
@@ -150,9 +165,7 @@ class LoadedModel:
 
 def pool_tokens(config: ArchConfig, context_tokens: int) -> int:
     """How many tokens the KV cache holds: one context, and up to three more if they are small."""
-    element_bytes = 4 if config.weights == "fp32" else 2
-    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_bytes
-    return context_tokens + min(3 * context_tokens, KV_SPARE_BYTES // token_bytes)
+    return context_tokens + min(3 * context_tokens, KV_SPARE_BYTES // kv_token_bytes(config))
 
 
 def embedded_model() -> Path:
@@ -173,7 +186,7 @@ def load_model(
 ) -> LoadedModel:
     """Open the bundle at `path`, None for the embedded one.
 
-    Raises ModelFileError and its kinds, UsageError.
+    Raises ModelFileError and its kinds, UsageError, ResourceError.
     """
     bundle = open_bundle(embedded_model() if path is None else path)
     return LoadedModel(

@@ -86,6 +86,10 @@ class NativeModel:
         """How much of the pool a sequence of `num_tokens` takes at most."""
         return self._plan.held_tokens(num_tokens)
 
+    def kv_bytes(self, num_tokens: int) -> int:
+        """Memory of the pages that a sequence of `num_tokens` holds at most."""
+        return -(-self.held_tokens(num_tokens) // PAGE_TOKENS) * self._executor.page_bytes
+
     def session(self, sampling: SamplingParams) -> NativeSession:
         """A new, empty sequence. Raises InvalidRequestError for a bias on an unknown token."""
         _checked_ids(sampling.logit_bias, self._bundle.config.vocab_size, "logit_bias token")
