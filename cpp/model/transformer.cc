@@ -56,9 +56,10 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
       attention_scratch_(pool.num_threads(),
                          static_cast<int>(attention_scratch_floats(config_.head_dim))),
       gemm_scratch_(kGemmScratchBytes * pool.num_threads()) {
-  const int align = k_align(config_.weights);
-  for (const int cols : {config_.hidden_size, config_.attention_cols(), activated_.stride}) {
-    packed_.reserve(config_.weights, max_tokens, round_up(cols, align));
+  for (const WeightType type : model.weight_types()) {
+    for (const int cols : {config_.hidden_size, config_.attention_cols(), activated_.stride}) {
+      packed_.reserve(type, max_tokens, round_up(cols, k_align(type)));
+    }
   }
 }
 

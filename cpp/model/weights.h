@@ -69,6 +69,7 @@ class Model {
   const PackedMatrix& head() const { return head_; }            // the embedding when tied
   const float* final_norm() const { return final_norm_; }
   const std::vector<LayerWeights>& layers() const { return layers_; }
+  const std::vector<WeightType>& weight_types() const { return weight_types_; }  // of its matrices
   uint64_t weights_bytes() const { return weights_bytes_; }
   // Throws Error(kIoError) when a file changed since it was mapped. What was read counts only when
   // this passes afterwards; asked before as well, it spares most readers the missing pages.
@@ -81,6 +82,7 @@ class Model {
   PackedMatrix head_;
   const float* final_norm_ = nullptr;
   std::vector<LayerWeights> layers_;
+  std::vector<WeightType> weight_types_;
   uint64_t weights_bytes_ = 0;
 };
 

@@ -350,6 +350,10 @@ class Executor:
         """of the longest sequence"""
 
     @property
+    def page_bytes(self) -> int:
+        """memory of a KV cache page, of all layers"""
+
+    @property
     def num_free_pages(self) -> int:
         """KV cache pages that no session holds"""
 
@@ -408,9 +412,14 @@ def packed_shapes(weights: str, rows: int, cols: int) -> list[tuple[str, str, li
     Name suffix, safetensors dtype and shape of the parts of a packed matrix.
     """
 
-def pack_rows(weights: str, dtype: str, data: Buffer, rows: int, cols: int, threads: int = 0) -> list[bytes]:
+def pack_rows(weights: str, dtype: str, data: Buffer, rows: int, cols: int, threads: int = 0, *, column_scale: Buffer | None = None, signs: Buffer | None = None) -> list[bytes]:
     """
-    Packs a row-major matrix of dtype F32, F16 or BF16; parts in the order of packed_shapes.
+    Packs a row-major matrix of dtype F32, F16 or BF16; parts in the order of packed_shapes. Columns are first multiplied by the float32 column_scale, then rows rotated by signs.
+    """
+
+def transform_rows(dtype: str, data: Buffer, rows: int, cols: int, *, column_scale: Buffer | None = None, signs: Buffer | None = None, is_column_wise: bool = False) -> bytes:
+    """
+    The matrix as float32 after what pack_rows would do to it before packing. is_column_wise rotates columns instead of rows; signs then has a value a row.
     """
 
 def dequantize(weights: str, parts: Sequence[Buffer], rows: int, cols: int) -> bytes:
