@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Self
 from autoglm.engine.local import LocalEngine
 from autoglm.engine.memory import MemoryNeed, check_fits, kv_token_bytes, need_after_loading
 from autoglm.engine.native import DEFAULT_SINK, NativeModel, held_tokens
-from autoglm.engine.prompt import PromptBuilder
-from autoglm.engine.template import render, render_apart
+from autoglm.engine.prompt import FIRST_ROLES, PromptBuilder, template_context
+from autoglm.engine.template import ApartRendering, TemplateError, render, render_apart
 from autoglm.engine.tokenizer import Tokenizer
 from autoglm.errors import ModelNotFoundError, UsageError
 from autoglm.hardware.memory import available_bytes
@@ -101,18 +102,20 @@ class LoadedModel:
         """Make running `logits` and `score` calls raise CancelledError. From any thread."""
         self.native.cancel()
 
-    def engine(self, *, max_tokens: int) -> LocalEngine:
-        """An engine that answers with this model; `max_tokens` is its usual answer length."""
-        special_tokens = {"bos_token": self.bundle.bos_token, "eos_token": self.bundle.eos_token}
-        is_ours = self.bundle.chat_template is None or self.bundle.path == EMBEDDED_MODEL
+    def engine(self, *, max_tokens: int, first: Callable[[], str] | None = None) -> LocalEngine:
+        """An engine that answers with this model; `max_tokens` is its usual answer length.
+
+        `first` as in PromptBuilder.
+        """
         return LocalEngine(
             self.native,
             self.tokenizer,
             PromptBuilder(
                 self.tokenizer,
                 self.bundle.chat_template,
-                render=render if is_ours else render_apart,
-                special_tokens=special_tokens,
+                render=render if _is_template_ours(self.bundle) else render_apart,
+                special_tokens=_special_tokens(self.bundle),
+                first=first,
             ),
             eos_ids=self.bundle.eos_ids,
             context_tokens=self.context_tokens,
@@ -192,3 +195,47 @@ def load_model(
     return LoadedModel(
         bundle, threads=threads, context_tokens=context_tokens, window=window, sink=sink
     )
+
+
+def load_engine(
+    path: str | Path | None = None,
+    *,
+    max_tokens: int,
+    threads: int = 0,
+    context_tokens: int = 0,
+    window: int = 0,
+    sink: int = DEFAULT_SINK,
+) -> tuple[LoadedModel, LocalEngine]:
+    """As `load_model` and its `engine`, sooner: the process of a foreign template works meanwhile.
+
+    Raises ModelFileError and its kinds, UsageError.
+    """
+    bundle = open_bundle(embedded_model() if path is None else path)
+    with _rendering_ahead(bundle) as first:
+        model = LoadedModel(
+            bundle, threads=threads, context_tokens=context_tokens, window=window, sink=sink
+        )
+        return model, model.engine(max_tokens=max_tokens, first=first)
+
+
+def _is_template_ours(bundle: Bundle) -> bool:
+    return bundle.chat_template is None or bundle.path == EMBEDDED_MODEL
+
+
+def _special_tokens(bundle: Bundle) -> dict[str, str]:
+    return {"bos_token": bundle.bos_token, "eos_token": bundle.eos_token}
+
+
+@contextmanager
+def _rendering_ahead(bundle: Bundle) -> Iterator[Callable[[], str] | None]:
+    """A foreign template for FIRST_ROLES, begun now; None when it is ours or cannot begin."""
+    rendering = None
+    if bundle.chat_template is not None and not _is_template_ours(bundle):
+        context = template_context(FIRST_ROLES, _special_tokens(bundle))
+        with suppress(TemplateError):  # the engine meets it again and reports it
+            rendering = ApartRendering(bundle.chat_template, context)
+    try:
+        yield None if rendering is None else rendering.text
+    finally:
+        if rendering is not None:
+            rendering.close()
