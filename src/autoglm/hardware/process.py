@@ -10,12 +10,14 @@ _RESET_PEAK = "5"  # proc(5), clear_refs
 
 def peak_rss_bytes(root: Path = Path("/")) -> int | None:
     """The most resident memory the process has had since its start or the last reset."""
-    return _status_bytes(root, "VmHWM:")
-
-
-def rss_bytes(root: Path = Path("/")) -> int | None:
-    """The resident memory of the process, mapped files included."""
-    return _status_bytes(root, "VmRSS:")
+    try:
+        status = (root / "proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * KIB
+    return None
 
 
 def reset_peak_rss(root: Path = Path("/")) -> bool:
@@ -25,17 +27,6 @@ def reset_peak_rss(root: Path = Path("/")) -> bool:
     except OSError:
         return False
     return True
-
-
-def _status_bytes(root: Path, field: str) -> int | None:
-    try:
-        status = (root / "proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    for line in status.splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * KIB
-    return None
 
 
 def busy_seconds(ticks_per_second: int, root: Path = Path("/")) -> float | None:
