@@ -12,7 +12,7 @@ import datetime
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -98,33 +98,30 @@ def precision(home: Path, threads: int) -> dict[str, str]:
     return {engine.name: engine.weights for engine in engines}
 
 
-def measure(args: argparse.Namespace) -> list[Sample]:
-    """Every section asked for but the profiles."""
+def sections(args: argparse.Namespace) -> Iterator[list[Sample]]:
+    """The samples of every section asked for, as they come."""
     models: Path = args.home / "models"
-    samples: list[Sample] = []
 
-    def run(label: str, shape: str, work: Workload, isa: str | None) -> None:
+    def run(label: str, shape: str, work: Workload, isa: str | None) -> list[Sample]:
         own = ours(models / shape, args.threads, isa)
         others = chosen(peers(args.home, models / shape, args.threads, isa), args.peers)
         rounds = args.rounds if isa is None else args.limited_rounds
-        found = measure_model(label, own, others, work, rounds=rounds, attempts=args.attempts)
-        samples.extend(found)
+        return measure_model(label, own, others, work, rounds=rounds, attempts=args.attempts)
 
-    if "large" in args.sections:
-        run(LARGE, LARGE, LARGE_WORK, None)
-    if "small" in args.sections:
-        run(SMALL, SMALL, SMALL_WORK, None)
-    if "limited" in args.sections:
-        for isa in limited_isas():
-            run(f"{LARGE}, {isa}", LARGE, LIMITED_WORK, isa)
     if "product" in args.sections:
         for label, model in ((LARGE, models / LARGE / "int4"), (LITE, None)):
             say(f"{label}: the command")
-            samples += first_token_samples(label, model, args.runs, args.attempts)
+            yield first_token_samples(label, model, args.runs, args.attempts)
         say(f"{LITE}: requests and drafts")
-        samples += request_samples(LITE, args.threads, args.attempts)
-        samples += lookup_samples(LITE, args.threads, args.attempts)
-    return samples
+        yield request_samples(LITE, args.threads, args.attempts)
+        yield lookup_samples(LITE, args.threads, args.attempts)
+    if "large" in args.sections:
+        yield run(LARGE, LARGE, LARGE_WORK, None)
+    if "small" in args.sections:
+        yield run(SMALL, SMALL, SMALL_WORK, None)
+    if "limited" in args.sections:
+        for isa in limited_isas():
+            yield run(f"{LARGE}, {isa}", LARGE, LIMITED_WORK, isa)
 
 
 def measure_scale(bundle: Path, profile: dict[str, Any]) -> Scale:
@@ -168,7 +165,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Build what is missing, measure, save, print; 1 when a demand is missed."""
+    """Build what is missing, measure, save, print."""
     args = parse_arguments()
     make_all(args.home)
     bundle = args.home / "models" / LARGE / "int4"
@@ -177,22 +174,26 @@ def main() -> int:
         say(f"profile at depth {depth}")
         profiles.append(profile(bundle, args.threads, depth, args.attempts))
     scale = measure_scale(bundle, profiles[0])
-    samples = measure(args)
     now = datetime.datetime.now(tz=datetime.UTC)
-    saved = {
+    saved: dict[str, Any] = {
         "time": now.isoformat(),
         "machine": machine_line(args.threads),
         "weights": precision(args.home, args.threads),
         "scale": asdict(scale),
         "profiles": profiles,
-        "samples": [asdict(sample) for sample in samples],
+        "samples": [],
     }
     path = args.out or RESULTS / f"peers-{now:%Y%m%dT%H%M%SZ}.json"
-    path.write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    samples: list[Sample] = []
+    for found in sections(args):
+        samples += found
+        saved["samples"] = [asdict(sample) for sample in samples]
+        text = json.dumps(saved, indent=1, ensure_ascii=False)
+        path.write_text(f"{text}\n", encoding="utf-8")
     rows = rows_of(samples, scale)
     print(f"{saved['machine']}; {now:%Y-%m-%d}\n\n{table(rows)}")
     say(f"saved {path}; render it with benchmarks/report.py")
-    return int(any(row.must is not None and not row.must.is_met(row) for row in rows))
+    return 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from autoglm import _core
 
 Float32 = NDArray[np.float32]
+# Int4 as peers round it: one half-precision scale for so many weights of a row.
+PEER_BLOCKS = {"q4_0": 32, "q4_128": 128}
 BF16_SHIFT = 16
 
 
@@ -65,11 +67,23 @@ def write_tensors(path: Path, tensors: dict[str, Float32]) -> None:
 
 
 def rounded(values: Float32, weights: str) -> Float32:
-    """A matrix after packing and unpacking."""
+    """A matrix after packing and unpacking, by us or as a peer would."""
     rows, cols = values.shape
+    if weights in PEER_BLOCKS:
+        return _block_rounded(values, PEER_BLOCKS[weights])
     parts = _core.pack_rows(weights, "F32", values.tobytes(), rows, cols)
     flat = np.frombuffer(_core.dequantize(weights, parts, rows, cols), np.float32)
     return flat.reshape(rows, cols)
+
+
+def _block_rounded(values: Float32, block: int) -> Float32:
+    """Codes -8..7; the value furthest from 0 is -8 times the scale."""
+    blocks = values.reshape(-1, block)
+    furthest = np.take_along_axis(blocks, np.abs(blocks).argmax(1)[:, None], 1)
+    scales = (furthest / -8).astype(np.float16).astype(np.float32)
+    safe = np.where(scales == 0, np.float32(1), scales)
+    codes = np.clip(np.rint(blocks / safe), -8, 7)
+    return (codes * scales).reshape(values.shape)
 
 
 def write_rounded(source: Path, out: Path, format_of: Callable[[str], str]) -> None:

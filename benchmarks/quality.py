@@ -21,11 +21,11 @@ from tokenizers import Tokenizer
 
 from autoglm import _core
 from autoglm.engine.native import native_config
-from autoglm.modelfile.arch import WeightFormat
+from autoglm.modelfile.arch import WEIGHT_FORMATS, WeightFormat
 from autoglm.modelfile.bundle import open_bundle
 from autoglm.modelfile.convert import convert
 
-WEIGHTS: tuple[WeightFormat, ...] = ("bf16", "int8", "int4")
+WEIGHTS = ("bf16", "int8", "int4")
 ACTIVATION_BITS = (16, 8)
 KV_DTYPES = ("fp16", "int8")
 PERCENT = 100.0
@@ -84,13 +84,35 @@ def make_plan(threads: int, activation_bits: int, kv_dtype: str) -> _core.Plan:
     return plan
 
 
-def scores(checkpoint: Path, texts: Sequence[Text], work: Path, *, threads: int) -> Iterator[Score]:
+def write_bundle(checkpoint: Path, out: Path, weights: str) -> None:
+    """Convert to `int8`, or to a mixture such as `int4,*.attn.qkv=int8`."""
+    default, *exceptions = weights.split(",")
+    formats = dict(exception.split("=") for exception in exceptions)
+    convert(
+        checkpoint,
+        out,
+        weight_format(default),
+        formats={name: weight_format(text) for name, text in formats.items()},
+    )
+
+
+def weight_format(text: str) -> WeightFormat:
+    """The format of that name."""
+    for name in WEIGHT_FORMATS:
+        if name == text:
+            return name
+    message = f"no weight format {text!r}; there are {', '.join(WEIGHT_FORMATS)}"
+    raise ValueError(message)
+
+
+def scores(
+    checkpoint: Path, texts: Sequence[Text], work: Path, kinds: Sequence[str], *, threads: int
+) -> Iterator[Score]:
     """Every choice on every text, the reference first."""
     reference: dict[str, float] = {}
-    for weights in WEIGHTS:
-        bundle_path = work / weights
-        if not bundle_path.exists():
-            convert(checkpoint, bundle_path, weights)
+    for number, weights in enumerate(kinds):
+        bundle_path = work / f"bundle-{number}"
+        write_bundle(checkpoint, bundle_path, weights)
         model = open_model(bundle_path)
         caches = ("fp32", *KV_DTYPES) if not reference else KV_DTYPES
         for text in texts:
@@ -108,7 +130,7 @@ def scores(checkpoint: Path, texts: Sequence[Text], work: Path, *, threads: int)
                     )
 
 
-def mixed_scores(
+def rounded_scores(
     mixtures: Sequence[str],
     checkpoint: Path,
     texts: Sequence[Text],
@@ -116,7 +138,7 @@ def mixed_scores(
     *,
     threads: int,
 ) -> Iterator[Score]:
-    """Mixtures such as `int4,self_attn=int8`: weights rounded so, everything else in floats."""
+    """Mixtures such as `q4_0` or `int4,self_attn=int8`: weights rounded so, the rest in floats."""
     for mixture in mixtures:
         with tempfile.TemporaryDirectory() as work:
             source, out = Path(work) / "source", Path(work) / "bundle"
@@ -163,9 +185,16 @@ def main() -> int:
         metavar="FORMAT,NAME=FORMAT",
         nargs="*",
         default=[],
-        help="also a mixture: matrices whose name holds NAME in another format",
+        help="also bundles in which matrices of these names (with *) have another format",
     )
-    parser.add_argument("--skip-grid", action="store_true", help="mixtures only")
+    parser.add_argument(
+        "--rounded",
+        metavar="FORMAT,NAME=FORMAT",
+        nargs="*",
+        default=[],
+        help="also stand-ins: weights of these checkpoint names rounded, the rest in floats",
+    )
+    parser.add_argument("--skip-grid", action="store_true", help="stand-ins only")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", metavar="FILE", type=Path, help="save the scores")
     args = parser.parse_args()
@@ -175,10 +204,10 @@ def main() -> int:
         for path in args.text
     ]
     with tempfile.TemporaryDirectory() as work:
-        grid = scores(args.checkpoint, texts, Path(work), threads=args.threads)
-        results = [] if args.skip_grid else list(grid)
+        kinds = [] if args.skip_grid else [*WEIGHTS, *args.mixed]
+        results = list(scores(args.checkpoint, texts, Path(work), kinds, threads=args.threads))
     reference = {score.text: score.perplexity for score in reversed(results)}
-    results += mixed_scores(args.mixed, args.checkpoint, texts, reference, threads=args.threads)
+    results += rounded_scores(args.rounded, args.checkpoint, texts, reference, threads=args.threads)
     print(table(results))
     if args.json:
         saved = {

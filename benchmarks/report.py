@@ -39,6 +39,15 @@ COLUMNS = (
 )
 
 
+# The line of the quality table that rounds as an engine's weights do.
+ROUNDINGS = {
+    "int4, groups of 32": "int4",
+    "Q4_0": "q4_0",
+    "int4, groups of 128": "q4_128",
+    "bf16": "bf16",
+}
+
+
 def latest(pattern: str) -> Path:
     """The newest result file of a kind; the names hold the time."""
     found = sorted(RESULTS.glob(pattern))
@@ -60,12 +69,16 @@ def read_scale(saved: dict[str, Any]) -> Scale:
     return Scale(**{**scale, "token_operations": operations})
 
 
-def engine_table(model: str, samples: Sequence[Sample], weights: dict[str, str]) -> str:
-    """Every engine on one model, all rows, medians."""
-    lines = ["| engine | weights | " + " | ".join(COLUMNS) + " |", "|--" * (len(COLUMNS) + 2) + "|"]
+def engine_table(
+    model: str, samples: Sequence[Sample], weights: dict[str, str], scores: Sequence[Score]
+) -> str:
+    """Every engine on one model, all rows, medians; and what its rounding costs."""
+    head = ("engine", "weights", "perplexity", *COLUMNS)
+    lines = ["| " + " | ".join(head) + " |", "|--" * len(head) + "|"]
     of_model = [sample for sample in samples if sample.model == model]
     for engine in dict.fromkeys(sample.engine for sample in of_model):
-        cells = [engine, weights.get(engine, "")]
+        kind = weights.get(engine, "")
+        cells = [engine, kind, rounding_cost(kind, scores)]
         for row in COLUMNS:
             found = [s for s in of_model if (s.engine, s.row) == (engine, row)]
             middle = median_of(found) if found else None
@@ -73,6 +86,17 @@ def engine_table(model: str, samples: Sequence[Sample], weights: dict[str, str])
             cells.append(number(middle.value) + noisy if middle else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def rounding_cost(weights: str, scores: Sequence[Score]) -> str:
+    """The range over the texts of the rise of perplexity, with a float or half cache."""
+    name = ROUNDINGS.get(weights)
+    rises = [
+        score.rise_percent
+        for score in scores
+        if (score.weights, score.activation_bits) == (name, 16) and score.kv_dtype != "int8"
+    ]
+    return f"{min(rises):+.1f} to {max(rises):+.1f} %" if rises else ""
 
 
 def limits_line(scale: Scale) -> str:
@@ -95,6 +119,7 @@ def page(saved: dict[str, Any], quality: dict[str, Any] | None) -> str:
     """The generated part of BENCHMARKS.md."""
     samples, scale = read_samples(saved), read_scale(saved)
     weights: dict[str, str] = saved["weights"]
+    scores = [Score(**score) for score in quality["scores"]] if quality is not None else []
     parts = [
         f"{saved['machine']}; {saved['time'][:10]}, warm page cache.",
         f"{limits_line(scale)} {noise_line(samples)}",
@@ -105,13 +130,15 @@ def page(saved: dict[str, Any], quality: dict[str, Any] | None) -> str:
     ]
     for model in (LARGE, SMALL):
         title = "GLM-Edge-1.5B shape" if model == LARGE else "60m shape"
-        parts += [f"**{title}** (tokens/s, x, s, MiB)", engine_table(model, samples, weights)]
+        parts += [
+            f"**{title}** (tokens/s, x, s, MiB)",
+            engine_table(model, samples, weights, scores),
+        ]
     parts += [
         "![decode speed against depth](benchmarks/plots/depth.svg)",
         "![roofline](benchmarks/plots/roofline.svg)",
     ]
     if quality is not None:
-        scores = [Score(**score) for score in quality["scores"]]
         parts += ["## Quality", quality_line(quality), quality_table(scores)]
     return "\n\n".join(parts)
 

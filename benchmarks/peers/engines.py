@@ -83,8 +83,9 @@ def peers(home: Path, models: Path, threads: int, isa: str | None = None) -> lis
     found = [
         llama(home, models, threads, isa, flash=True),
         llama(home, models, threads, isa, flash=False),
-        python("torch", "bf16", "run_torch.py", "glm"),
     ]
+    if isa != "avx2":  # there torch computes bf16 in code without vectors
+        found.append(python("torch", "bf16", "run_torch.py", "glm"))
     if isa is None:
         found += [
             python("OpenVINO", "int4, groups of 128", "run_openvino.py", "openvino"),

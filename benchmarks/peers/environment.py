@@ -62,7 +62,10 @@ def run(command: Sequence[str | Path], log: Path, path: Path | None = None) -> N
 
 
 def make(target: Path, what: str, build: Callable[[], None]) -> None:
-    """Build `target` unless a mark beside it says that it is whole."""
+    """Build `target` unless a mark beside it says that it is whole.
+
+    A build that fails is told of, not raised: its engine will be left out of the run.
+    """
     mark = target.parent / f".{target.name}.done"
     if mark.exists() and target.exists():
         return
@@ -71,8 +74,12 @@ def make(target: Path, what: str, build: Callable[[], None]) -> None:
         shutil.rmtree(target)
     target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    build()
-    mark.touch()
+    try:
+        build()
+    except (RuntimeError, OSError) as err:
+        print(f"peers: left out: {err}", file=sys.stderr, flush=True)
+    else:
+        mark.touch()
 
 
 def make_venv(home: Path, name: str, requirements: str) -> None:
@@ -147,7 +154,9 @@ def make_models(home: Path, shape: str) -> Path:
     python, converter = home / "venv" / "bin" / "python", home / "venv-openvino" / "bin" / "python"
     glm, llama_like = models / "glm", models / "llama"
     make(glm, f"{shape}: checkpoint", lambda: write_checkpoint(glm, SHAPES[shape]))
-    make(models / "int4", f"{shape}: our bundle", lambda: _convert(glm, models / "int4"))
+    # Always anew, because the format of our bundles changes with our code.
+    shutil.rmtree(models / "int4", ignore_errors=True)
+    convert(glm, models / "int4", "int4")
     make(llama_like, f"{shape}: Llama names", lambda: write_llama_checkpoint(glm, llama_like))
     gguf = models / "llama.gguf"
     make(
@@ -180,10 +189,6 @@ def make_models(home: Path, shape: str) -> Path:
     settings = ["int4_accuracy_level=4", "int4_block_size=32"]
     make(onnx, f"{shape}: ONNX (minutes)", lambda: run([*builder, *options, *settings], log))
     return models
-
-
-def _convert(glm: Path, out: Path) -> None:
-    convert(glm, out, "int4")
 
 
 def make_all(home: Path) -> None:

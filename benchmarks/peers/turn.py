@@ -94,7 +94,7 @@ class Turn:
             self.what = str(self._read()["ready"])
             first_s = time.perf_counter() - start
             others = _busy() - busy - (_own() - own) - process_seconds(self.pid)
-        except (PeerError, KeyError):
+        except (PeerError, KeyError, OSError):
             self.close()
             raise
         self.first_token = Timing((first_s,), max(0.0, others) / first_s)
@@ -118,10 +118,13 @@ class Turn:
             raise PeerError(message)
         stdin.write(f"{request}\n".encode())
         stdin.flush()
-        seconds = tuple(self._read()["seconds"])
+        answer = self._read()
         wall = time.perf_counter() - start
         others = _busy() - busy - (_own() + process_seconds(self.pid) - own)
-        return Timing(seconds, max(0.0, others) / wall)
+        if not answer.get("seconds"):
+            message = f"{self.name}: answered {sorted(answer)} to a request"
+            raise PeerError(message)
+        return Timing(tuple(answer["seconds"]), max(0.0, others) / wall)
 
     def ask_quietly(self, request: str, attempts: int) -> Timing:
         """The first quiet timing of a request, else the quietest."""
@@ -159,7 +162,7 @@ class Turn:
                 if not line:
                     message = f"{self.name}: ended with {self._process.wait()}"
                     raise PeerError(message)
-                if line.startswith(b"{"):
+                if line.startswith((b'{"ready"', b'{"seconds"')):
                     document: dict[str, Any] = json.loads(line)
                     return document
         message = f"{self.name}: silent for {TIMEOUT_S:.0f} s"

@@ -1,8 +1,10 @@
 // Bindings of the weight packer: shapes, packing and unpacking of one matrix.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -18,6 +20,7 @@ namespace nb = nanobind;
 namespace autoglm {
 namespace {
 
+using Buffer = std::optional<nb::object>;
 using PartShape = std::tuple<std::string, std::string, std::vector<int64_t>>;
 
 std::vector<PartShape> packed_shapes(const std::string& weights, int64_t rows, int64_t cols) {
@@ -34,26 +37,56 @@ void check_size(size_t size, size_t wanted, const char* what) {
                                   " bytes, its shape needs " + std::to_string(wanted));
 }
 
+nb::bytes new_bytes(size_t size, std::byte** data) {
+  nb::bytes result =
+      nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+  if (!result.is_valid()) throw nb::python_error();
+  *data = reinterpret_cast<std::byte*>(PyBytes_AS_STRING(result.ptr()));
+  return result;
+}
+
+// Optional float32 buffers of one value a column.
+class ColumnBuffers {
+ public:
+  ColumnBuffers(const Buffer& column_scale, const Buffer& signs, int cols)
+      : transform_{view(scale_, column_scale, cols, "column_scale"),
+                   view(signs_, signs, cols, "signs")} {}
+
+  const RowTransform& transform() const { return transform_; }
+
+ private:
+  static std::span<const float> view(std::optional<BufferView>& view, const Buffer& buffer,
+                                     int cols, const char* name) {
+    if (!buffer) return {};
+    view.emplace(*buffer);
+    check_size(view->bytes().size(), sizeof(float) * cols, name);
+    return {reinterpret_cast<const float*>(view->bytes().data()), static_cast<size_t>(cols)};
+  }
+
+  std::optional<BufferView> scale_;
+  std::optional<BufferView> signs_;
+  RowTransform transform_;
+};
+
 nb::list pack(const std::string& weights, const std::string& dtype, nb::handle data, int rows,
-              int cols, int threads) {
+              int cols, int threads, const Buffer& column_scale, const Buffer& signs) {
   const WeightType type = parse_weight_type(weights);
   const SourceType source = parse_source_type(dtype);
   const std::vector<PartSpec> specs = packed_parts(type, rows, cols);
   const BufferView view(data);
   check_size(view.bytes().size(), source_bytes(source) * rows * cols, "the source matrix");
+  const ColumnBuffers columns(column_scale, signs, cols);
   nb::list results;
   std::vector<std::byte*> parts;
   for (const PartSpec& spec : specs) {
-    nb::bytes part = nb::steal<nb::bytes>(
-        PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(spec.bytes)));
-    if (!part.is_valid()) throw nb::python_error();
-    parts.push_back(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(part.ptr())));
-    results.append(part);
+    std::byte* part;
+    results.append(new_bytes(spec.bytes, &part));
+    parts.push_back(part);
   }
   {
     const nb::gil_scoped_release release;
     ThreadPool pool(threads > 0 ? threads : num_physical_cores());
-    pack_rows(type, source, view.bytes().data(), rows, cols, parts, pool);
+    pack_rows(type, source, view.bytes().data(), rows, cols, parts, pool, columns.transform());
   }
   return results;
 }
@@ -73,17 +106,37 @@ nb::bytes dequantize(const std::string& weights, const std::vector<nb::object>& 
     check_size(views[i]->bytes().size(), specs[i].bytes, specs[i].suffix.c_str());
     pointers.push_back(views[i]->bytes().data());
   }
-  const size_t num_bytes = sizeof(float) * rows * cols;
-  nb::bytes result =
-      nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(num_bytes)));
-  if (!result.is_valid()) throw nb::python_error();
-  auto* out = reinterpret_cast<float*>(PyBytes_AS_STRING(result.ptr()));
+  std::byte* data;
+  nb::bytes result = new_bytes(sizeof(float) * rows * cols, &data);
+  auto* out = reinterpret_cast<float*>(data);
   const nb::gil_scoped_release release;
   const PackedMatrix matrix = packed_view(type, rows, cols, pointers);
   const Kernels& kernels = kernels_for(Isa::kScalar);
   for (int row = 0; row < rows; ++row) {
     kernels.unpack_row(matrix, row, out + static_cast<size_t>(row) * cols);
   }
+  return result;
+}
+
+// Rotates rows by `signs`, or the columns of the matrix when `is_column_wise`.
+nb::bytes transform(const std::string& dtype, nb::handle data, int rows, int cols,
+                    const Buffer& column_scale, const Buffer& signs, bool is_column_wise) {
+  const SourceType source = parse_source_type(dtype);
+  if (rows <= 0 || cols <= 0) throw Error(kArgumentError, "the matrix is empty");
+  const BufferView view(data);
+  check_size(view.bytes().size(), source_bytes(source) * rows * cols, "the source matrix");
+  const ColumnBuffers columns(is_column_wise ? Buffer() : column_scale, signs,
+                              is_column_wise ? rows : cols);
+  std::byte* bytes;
+  nb::bytes result = new_bytes(sizeof(float) * rows * cols, &bytes);
+  auto* out = reinterpret_cast<float*>(bytes);
+  const nb::gil_scoped_release release;
+  for (int row = 0; row < rows; ++row) {
+    float* to = out + static_cast<size_t>(row) * cols;
+    load_row(source, view.bytes().data(), row, cols, to);
+    if (!is_column_wise) transform_row(columns.transform(), to, cols);
+  }
+  if (is_column_wise) rotate_columns(out, rows, cols, columns.transform().signs);
   return result;
 }
 
@@ -94,10 +147,21 @@ void bind_quant(nb::module_& m) {
         "Name suffix, safetensors dtype and shape of the parts of a packed matrix.");
   m.def(
       "pack_rows", pack, nb::arg("weights"), nb::arg("dtype"), nb::arg("data"), nb::arg("rows"),
-      nb::arg("cols"), nb::arg("threads") = 0,
+      nb::arg("cols"), nb::arg("threads") = 0, nb::kw_only(),
+      nb::arg("column_scale").none() = nb::none(), nb::arg("signs").none() = nb::none(),
       nb::sig("def pack_rows(weights: str, dtype: str, data: typing_extensions.Buffer, rows: int, "
-              "cols: int, threads: int = 0) -> list[bytes]"),
-      "Packs a row-major matrix of dtype F32, F16 or BF16; parts in the order of packed_shapes.");
+              "cols: int, threads: int = 0, *, column_scale: typing_extensions.Buffer | None = "
+              "None, signs: typing_extensions.Buffer | None = None) -> list[bytes]"),
+      "Packs a row-major matrix of dtype F32, F16 or BF16; parts in the order of packed_shapes. "
+      "Columns are first multiplied by the float32 column_scale, then rows rotated by signs.");
+  m.def("transform_rows", transform, nb::arg("dtype"), nb::arg("data"), nb::arg("rows"),
+        nb::arg("cols"), nb::kw_only(), nb::arg("column_scale").none() = nb::none(),
+        nb::arg("signs").none() = nb::none(), nb::arg("is_column_wise") = false,
+        nb::sig("def transform_rows(dtype: str, data: typing_extensions.Buffer, rows: int, "
+                "cols: int, *, column_scale: typing_extensions.Buffer | None = None, signs: "
+                "typing_extensions.Buffer | None = None, is_column_wise: bool = False) -> bytes"),
+        "The matrix as float32 after what pack_rows would do to it before packing. "
+        "is_column_wise rotates columns instead of rows; signs then has a value a row.");
   m.def("dequantize", dequantize, nb::arg("weights"), nb::arg("parts"), nb::arg("rows"),
         nb::arg("cols"),
         nb::sig("def dequantize(weights: str, parts: collections.abc.Sequence["

@@ -74,14 +74,6 @@ KvGeometry kv_geometry_of(const Plan& plan, const ModelConfig& config) {
           .head_dim = config.head_dim};
 }
 
-std::unique_ptr<ExpertCache> make_expert_cache(const Plan& plan, const Model& model) {
-  constexpr int kMostMib = 1 << 24;
-  const int mib = check_range("expert_memory_mib", plan.expert_memory_mib, 0, kMostMib);
-  if (mib == 0) return nullptr;
-  return std::make_unique<ExpertCache>(model, static_cast<uint64_t>(mib) << 20,
-                                       make_expert_reader(model));
-}
-
 // -log softmax(logits)[target], NaN when one of the logits is not finite.
 double negative_log_probability(const float* logits, int vocab_size, int32_t target) {
   const double largest = *std::max_element(logits, logits + vocab_size);
@@ -108,9 +100,7 @@ Executor::Executor(std::shared_ptr<const Model> model, const Plan& plan)
       max_tokens_(max_tokens_of(plan, window_, num_pages_, model_->config())),
       pool_(num_threads_of(plan)),
       kv_cache_(kv_geometry_of(plan, model_->config()), num_pages_),
-      expert_cache_(make_expert_cache(plan, *model_)),
-      transformer_(*model_, kernels_, pool_, prefill_chunk_, is_precise(plan), window_,
-                   expert_cache_.get()) {}
+      transformer_(*model_, kernels_, pool_, prefill_chunk_, is_precise(plan), window_) {}
 
 void Executor::check_ids(std::span<const int32_t> ids) const {
   const int vocab_size = model_->config().vocab_size;

@@ -47,6 +47,8 @@ class KvCache {
 
   KvView view(const int32_t* page_table) const;
   int num_pages() const { return static_cast<int>(pages_.size()); }
+  // Memory of one page of all layers.
+  size_t page_bytes() const { return arena_bytes_ / pages_.size(); }
   // Pages that no sequence holds, reusable ones included.
   int num_free_pages() const;
 

@@ -22,19 +22,6 @@ PartSpec part(std::string suffix, std::string dtype, std::vector<int64_t> shape,
   return {std::move(suffix), std::move(dtype), std::move(shape), bytes};
 }
 
-void load_row(SourceType source, const std::byte* data, int64_t row, int cols, float* out) {
-  const std::byte* begin = data + static_cast<size_t>(row) * cols * source_bytes(source);
-  if (source == SourceType::kF32) {
-    std::memcpy(out, begin, sizeof(float) * cols);
-    return;
-  }
-  for (int k = 0; k < cols; ++k) {
-    uint16_t bits;
-    std::memcpy(&bits, begin + 2 * static_cast<size_t>(k), 2);
-    out[k] = source == SourceType::kBF16 ? bf16_to_float(bits) : half_to_float(bits);
-  }
-}
-
 void place_f32(const float* row, int lane, int padded_cols, std::byte* block) {
   auto* out = reinterpret_cast<float*>(block);
   for (int k = 0; k < padded_cols; ++k) out[k * kRowBlock + lane] = row[k];
@@ -67,8 +54,9 @@ void place_i4(const uint8_t* nibbles, int lane, int padded_cols, std::byte* bloc
 // Packs the 16 rows of one block; rows past the end of the matrix are zero.
 class BlockPacker {
  public:
-  BlockPacker(WeightType type, int padded_cols)
+  BlockPacker(WeightType type, const RowTransform& transform, int padded_cols)
       : type_(type),
+        transform_(transform),
         padded_cols_(padded_cols),
         row_(padded_cols),
         codes_(padded_cols),
@@ -83,6 +71,7 @@ class BlockPacker {
       std::fill(row_.begin(), row_.end(), 0.0f);
       if (row < rows) {
         load_row(source, data, row, cols, row_.data());
+        transform_row(transform_, row_.data(), cols);
         if (!is_all_finite(row_.data(), cols)) return false;
       }
       place(lane, out, row, block, parts);
@@ -122,6 +111,7 @@ class BlockPacker {
   }
 
   WeightType type_;
+  const RowTransform& transform_;
   int padded_cols_;
   std::vector<float> row_;
   std::vector<uint8_t> codes_;
@@ -151,6 +141,19 @@ SourceType parse_source_type(std::string_view name) {
 }
 
 size_t source_bytes(SourceType type) { return type == SourceType::kF32 ? 4 : 2; }
+
+void load_row(SourceType source, const std::byte* data, int64_t row, int cols, float* out) {
+  const std::byte* begin = data + static_cast<size_t>(row) * cols * source_bytes(source);
+  if (source == SourceType::kF32) {
+    std::memcpy(out, begin, sizeof(float) * cols);
+    return;
+  }
+  for (int k = 0; k < cols; ++k) {
+    uint16_t bits;
+    std::memcpy(&bits, begin + 2 * static_cast<size_t>(k), 2);
+    out[k] = source == SourceType::kBF16 ? bf16_to_float(bits) : half_to_float(bits);
+  }
+}
 
 std::vector<PartSpec> packed_parts(WeightType type, int64_t rows, int64_t cols) {
   constexpr int64_t kMaxExtent = int64_t{1} << 30;
@@ -195,11 +198,12 @@ PackedMatrix packed_view(WeightType type, int rows, int cols,
 }
 
 void pack_rows(WeightType type, SourceType source, const std::byte* data, int rows, int cols,
-               const std::vector<std::byte*>& parts, ThreadPool& pool) {
+               const std::vector<std::byte*>& parts, ThreadPool& pool,
+               const RowTransform& transform) {
   const int padded_cols = round_up(cols, k_align(type));
   std::atomic<bool> is_finite{true};
   pool.parallel_for(round_up(rows, kRowBlock) / kRowBlock, 4, [&](int64_t begin, int64_t end, int) {
-    BlockPacker packer(type, padded_cols);
+    BlockPacker packer(type, transform, padded_cols);
     for (int64_t block = begin; block < end && is_finite; ++block) {
       if (!packer.pack(source, data, rows, cols, block, parts)) is_finite = false;
     }

@@ -11,6 +11,7 @@
 
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
+#include "kernels/transform.h"
 
 namespace autoglm {
 
@@ -39,9 +40,13 @@ std::vector<PartSpec> packed_parts(WeightType type, int64_t rows, int64_t cols);
 PackedMatrix packed_view(WeightType type, int rows, int cols,
                          const std::vector<const std::byte*>& parts);
 
-// Packs row-major source rows into `parts` (sizes of packed_parts()). Throws Error(kModelFileError)
-// when a value is not finite.
+// Packs row-major source rows, transformed, into `parts` (sizes of packed_parts()). Throws
+// Error(kModelFileError) when a value is not finite.
 void pack_rows(WeightType type, SourceType source, const std::byte* data, int rows, int cols,
-               const std::vector<std::byte*>& parts, ThreadPool& pool);
+               const std::vector<std::byte*>& parts, ThreadPool& pool,
+               const RowTransform& transform = {});
+
+// Row `row` of a row-major source matrix as floats.
+void load_row(SourceType source, const std::byte* data, int64_t row, int cols, float* out);
 
 }  // namespace autoglm

@@ -8,7 +8,7 @@
 namespace autoglm {
 
 struct ModelConfig {
-  WeightType weights = WeightType::kF32;
+  WeightType weights = WeightType::kF32;  // of most matrices
   int vocab_size = 0;
   int hidden_size = 0;
   int num_layers = 0;

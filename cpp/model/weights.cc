@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <set>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -11,6 +12,9 @@
 
 namespace autoglm {
 namespace {
+
+constexpr WeightType kWeightTypes[] = {WeightType::kF32, WeightType::kBF16, WeightType::kI8,
+                                       WeightType::kI4};
 
 [[noreturn]] void reject(const std::string& tensor, const std::string& what) {
   throw Error(kModelFileError, "tensor '" + tensor + "' " + what);
@@ -75,10 +79,14 @@ class TensorTable {
     return reinterpret_cast<const float*>(find(name, "F32", shape, num_float_bytes(shape)));
   }
 
-  // Where a tensor that get() returned begins.
-  ExpertPart place(const std::string& name, uint64_t expert_bytes) const {
-    const TensorEntry& entry = *entries_.at(name).entry;
-    return {static_cast<size_t>(entry.file_index), entry.offset, expert_bytes};
+  // The type a matrix is stored in, by that of its codes; `usual` when there is no such matrix.
+  WeightType weight_type(const std::string& matrix, WeightType usual) const {
+    const auto slot = entries_.find(matrix + ".weight");
+    if (slot == entries_.end()) return usual;
+    for (const WeightType type : kWeightTypes) {
+      if (packed_parts(type, 1, 1)[0].dtype == slot->second.entry->dtype) return type;
+    }
+    return usual;
   }
 
   void check_all_used() const {
@@ -169,11 +177,9 @@ class WeightReader {
     MoeWeights moe;
     moe.router = table_.get_floats(prefix + "router.weight", {count, hidden});
     moe.router_bias = table_.get_floats(prefix + "router.bias", {count});
-    const int gate_up_rows = 2 * round_up(inner, kRowBlock);
-    const auto gate_up = stack(prefix + "experts.gate_up", gate_up_rows, hidden, count);
+    const auto gate_up =
+        stack(prefix + "experts.gate_up", 2 * round_up(inner, kRowBlock), hidden, count);
     const auto down = stack(prefix + "experts.down", hidden, inner, count);
-    moe.gate_up_parts = places(prefix + "experts.gate_up", gate_up_rows, hidden);
-    moe.down_parts = places(prefix + "experts.down", hidden, inner);
     for (int e = 0; e < count; ++e) moe.experts.push_back({{gate_up[e]}, {down[e]}});
     if (config_.num_shared_experts > 0) {
       moe.shared = mlp(prefix + "shared.gate_up", prefix + "shared.down",
@@ -182,10 +188,15 @@ class WeightReader {
     return moe;
   }
 
+  // The types of all matrices so far.
+  const std::set<WeightType>& types() const { return types_; }
+
  private:
   std::vector<PackedMatrix> matrices(const std::string& name, int rows, int cols, int stacked) {
-    std::vector<PartSpec> specs = packed_parts(config_.weights, rows, cols);
+    const WeightType type = table_.weight_type(name, config_.weights);
+    std::vector<PartSpec> specs = packed_parts(type, rows, cols);
     std::vector<const std::byte*> parts;
+    types_.insert(type);
     const int count = std::max(stacked, 1);
     for (PartSpec& spec : specs) {
       if (stacked > 0) spec.shape.insert(spec.shape.begin(), stacked);
@@ -194,22 +205,15 @@ class WeightReader {
     }
     std::vector<PackedMatrix> views;
     for (int i = 0; i < count; ++i) {
-      views.push_back(packed_view(config_.weights, rows, cols, parts));
+      views.push_back(packed_view(type, rows, cols, parts));
       for (size_t p = 0; p < parts.size(); ++p) parts[p] += specs[p].bytes;
     }
     return views;
   }
 
-  std::vector<ExpertPart> places(const std::string& name, int rows, int cols) {
-    std::vector<ExpertPart> parts;
-    for (const PartSpec& spec : packed_parts(config_.weights, rows, cols)) {
-      parts.push_back(table_.place(name + "." + spec.suffix, spec.bytes));
-    }
-    return parts;
-  }
-
   TensorTable& table_;
   const ModelConfig& config_;
+  std::set<WeightType> types_;
 };
 
 LayerWeights read_layer(WeightReader& reader, const ModelConfig& config, int layer) {
@@ -253,6 +257,7 @@ Model::Model(ModelConfig config, const std::vector<std::string>& files,
               ? embedding_
               : reader.matrix("lm_head", config_.vocab_size, config_.hidden_size);
   table.check_all_used();
+  weight_types_.assign(reader.types().begin(), reader.types().end());
   for (const TensorEntry& entry : tensors) weights_bytes_ += entry.num_bytes;
 }
 

@@ -33,19 +33,10 @@ struct Mlp {
   Linear down;
 };
 
-// Where a file keeps one part (codes, scales) of all experts of a layer, one after another.
-struct ExpertPart {
-  size_t file = 0;  // index into Model::files()
-  uint64_t offset = 0;
-  uint64_t bytes = 0;  // of one expert
-};
-
 struct MoeWeights {
   const float* router = nullptr;       // [num_experts][hidden_size]
   const float* router_bias = nullptr;  // [num_experts], used to choose, not to weigh
   std::vector<Mlp> experts;
-  std::vector<ExpertPart> gate_up_parts;  // in the order of packed_parts(), as down_parts
-  std::vector<ExpertPart> down_parts;
   Mlp shared;  // present when num_shared_experts > 0
 };
 
@@ -78,11 +69,11 @@ class Model {
   const PackedMatrix& head() const { return head_; }            // the embedding when tied
   const float* final_norm() const { return final_norm_; }
   const std::vector<LayerWeights>& layers() const { return layers_; }
+  const std::vector<WeightType>& weight_types() const { return weight_types_; }  // of its matrices
   uint64_t weights_bytes() const { return weights_bytes_; }
   // Throws Error(kIoError) when a file changed since it was mapped. What was read counts only when
   // this passes afterwards; asked before as well, it spares most readers the missing pages.
   void check_files() const;
-  const std::vector<MmapFile>& files() const { return files_; }
 
  private:
   ModelConfig config_;
@@ -91,6 +82,7 @@ class Model {
   PackedMatrix head_;
   const float* final_norm_ = nullptr;
   std::vector<LayerWeights> layers_;
+  std::vector<WeightType> weight_types_;
   uint64_t weights_bytes_ = 0;
 };
 

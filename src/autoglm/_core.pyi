@@ -244,13 +244,6 @@ class Plan:
     def held_tokens(self, num_tokens: int) -> int:
         """The most tokens' pages that a sequence of this length holds at once."""
 
-    @property
-    def expert_memory_mib(self) -> int:
-        """memory for experts that are read when needed; 0: mapped as all weights"""
-
-    @expert_memory_mib.setter
-    def expert_memory_mib(self, arg: int, /) -> None: ...
-
 class Sampling:
     """How the next token is chosen; the default is greedy."""
 
@@ -357,6 +350,10 @@ class Executor:
         """of the longest sequence"""
 
     @property
+    def page_bytes(self) -> int:
+        """memory of a KV cache page, of all layers"""
+
+    @property
     def num_free_pages(self) -> int:
         """KV cache pages that no session holds"""
 
@@ -366,11 +363,6 @@ class Executor:
     def stop_profile(self) -> list[tuple[str, int, int, float, float, int, int, int]]:
         """
         The recorded steps: (name, layer or -1, tokens, start in s, seconds, bytes, operations, bytes of the KV cache).
-        """
-
-    def expert_stats(self) -> tuple[int, int, int, int, int, int, int, int, float]:
-        """
-        Of experts that are read when needed, since the start: slots, bytes of an expert, experts used, in memory, on their way; predicted, foreseen; bytes read, seconds waited.
         """
 
     def measure_limits(self) -> tuple[float, float]:
@@ -420,9 +412,14 @@ def packed_shapes(weights: str, rows: int, cols: int) -> list[tuple[str, str, li
     Name suffix, safetensors dtype and shape of the parts of a packed matrix.
     """
 
-def pack_rows(weights: str, dtype: str, data: Buffer, rows: int, cols: int, threads: int = 0) -> list[bytes]:
+def pack_rows(weights: str, dtype: str, data: Buffer, rows: int, cols: int, threads: int = 0, *, column_scale: Buffer | None = None, signs: Buffer | None = None) -> list[bytes]:
     """
-    Packs a row-major matrix of dtype F32, F16 or BF16; parts in the order of packed_shapes.
+    Packs a row-major matrix of dtype F32, F16 or BF16; parts in the order of packed_shapes. Columns are first multiplied by the float32 column_scale, then rows rotated by signs.
+    """
+
+def transform_rows(dtype: str, data: Buffer, rows: int, cols: int, *, column_scale: Buffer | None = None, signs: Buffer | None = None, is_column_wise: bool = False) -> bytes:
+    """
+    The matrix as float32 after what pack_rows would do to it before packing. is_column_wise rotates columns instead of rows; signs then has a value a row.
     """
 
 def dequantize(weights: str, parts: Sequence[Buffer], rows: int, cols: int) -> bytes:

@@ -66,7 +66,6 @@ class _Client:
         max_tokens: int | None = None,
         cache_mib: int | None = None,
         window: int | None = None,
-        expert_memory_mib: int | None = None,
     ) -> None:
         """Options left out come from `AUTOGLM_*`, then the config file, then `Settings`.
 
@@ -86,7 +85,6 @@ class _Client:
             "max_tokens": max_tokens,
             "cache_mib": cache_mib,
             "window": window,
-            "expert_memory_mib": expert_memory_mib,
         }
         directory = _path_text("context", context)
         path = None if directory is None else Path(directory) / "config.toml"

@@ -28,8 +28,7 @@ class Settings:
     `model` None is the embedded model. `threads` 0 is the number of physical cores.
     `context_tokens` 0 is the model's own window, up to `DEFAULT_MAX_CONTEXT`. `cache_mib` bounds
     the answer cache (0 turns it off), `max_text_mib` a text input. `window` above 0 limits
-    attention to the first `sink` and the latest `window` tokens. `expert_memory_mib` bounds the
-    experts in memory of a mixture model, the others are read when needed; 0 maps all of them.
+    attention to the first `sink` and the latest `window` tokens.
     """
 
     model: str | None = None
@@ -41,7 +40,6 @@ class Settings:
     max_text_mib: int = 16
     window: int = 0
     sink: int = 64
-    expert_memory_mib: int = 0
 
 
 _RANGES = {
@@ -52,7 +50,6 @@ _RANGES = {
     "max_text_mib": (1, 1024),
     "window": (0, 2**24),
     "sink": (0, 2**20),
-    "expert_memory_mib": (0, 2**24),
 }
 
 
@@ -174,5 +171,4 @@ def load_settings(
         max_text_mib=sources.integer("max_text_mib", default.max_text_mib),
         window=sources.integer("window", default.window),
         sink=sources.integer("sink", default.sink),
-        expert_memory_mib=sources.integer("expert_memory_mib", default.expert_memory_mib),
     )

@@ -29,18 +29,18 @@ MIB = 2**20
 
 def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
     """The engine on this device, its model's name, and the fingerprint of the model."""
-    from autoglm.engine.model import load_model
+    from autoglm.engine.model import load_engine
 
-    model = load_model(
+    model, engine = load_engine(
         settings.model,
+        max_tokens=settings.max_tokens,
         threads=settings.threads,
         context_tokens=settings.context_tokens,
         window=settings.window,
         sink=settings.sink,
-        expert_memory_mib=settings.expert_memory_mib,
     )
     name = model.bundle.path.resolve().name if settings.model else ModelSize.LITE.value
-    return model.engine(max_tokens=settings.max_tokens), name, model.fingerprint()
+    return engine, name, model.fingerprint()
 
 
 class Runtime:

@@ -113,8 +113,9 @@ TERMINATED = """
 import os, signal, sys
 from autoglm.cli import convert as command
 from autoglm.cli.main import entry_point
-def terminated(*arguments, progress, real=command.convert):
-    return real(*arguments, progress=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+def terminated(*arguments, progress, real=command.convert, **options):
+    kill = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    return real(*arguments, progress=kill, **options)
 command.convert = terminated
 sys.exit(entry_point())
 """

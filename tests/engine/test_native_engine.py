@@ -10,7 +10,7 @@ from tests.fakes import ask, text_of
 
 import autoglm
 from autoglm.engine.local import LocalEngine
-from autoglm.engine.model import LoadedModel, load_model, pool_tokens
+from autoglm.engine.model import LoadedModel, load_engine, load_model, pool_tokens
 from autoglm.engine.native import NativeSession
 from autoglm.errors import (
     CancelledError,
@@ -65,6 +65,12 @@ def test_greedy_answer_follows_the_argmax_of_the_logits(model, engine) -> None:
     for token in answer:
         assert token == int(np.argmax(model.logits(ids)[-1]))
         ids = [*ids, token]
+
+
+def test_an_engine_loaded_at_once_asks_the_same_prompts(engine, tiny_bundle) -> None:
+    model, other = load_engine(tiny_bundle, max_tokens=24)
+    with model:
+        assert other.prompt_ids(ask(TEXT)) == engine.prompt_ids(ask(TEXT))
 
 
 def test_second_request_finds_the_prompt_in_the_prefix_cache(engine) -> None:

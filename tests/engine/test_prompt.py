@@ -1,9 +1,18 @@
 """Chat templates: what prompts look like, no control tokens from users, hostile templates."""
 
+from typing import Any
+
 import pytest
 
-from autoglm.engine.prompt import PromptBuilder
-from autoglm.engine.template import MAX_SOURCE_CHARS, TemplateError, render, render_apart
+from autoglm.engine.prompt import FIRST_ROLES, PromptBuilder, template_context
+from autoglm.engine.template import (
+    MAX_SOURCE_CHARS,
+    PIPE_BYTES,
+    ApartRendering,
+    TemplateError,
+    render,
+    render_apart,
+)
 from autoglm.engine.tokenizer import Tokenizer
 from autoglm.errors import InvalidRequestError, ModelFileError
 from autoglm.types import Message, Request
@@ -144,3 +153,34 @@ def test_error_messages_do_not_quote_values() -> None:
 def test_a_template_that_drops_the_message_is_refused(tokenizer: Tokenizer, template: str) -> None:
     with pytest.raises(ModelFileError, match="leaves out the user's message"):
         PromptBuilder(tokenizer, template, render=render)
+
+
+def test_a_rendering_begun_ahead_is_used_once(tokenizer: Tokenizer) -> None:
+    """What falls out of memory is rendered anew, not read from a process that has ended."""
+    calls: list[str] = []
+
+    def rendered(_source: str, context: dict[str, Any]) -> str:
+        calls.append("later")
+        return render(GLM, context)
+
+    def ahead() -> str:
+        calls.append("ahead")
+        return render(GLM, template_context(FIRST_ROLES, {}))
+
+    builder = PromptBuilder(tokenizer, GLM, render=rendered, first=ahead)
+    expected = builder.encode(ask("a"))
+    builder._pieces.cache_clear()
+    assert builder.encode(ask("a")) == expected
+    assert calls == ["ahead", "later"]
+
+
+def test_a_template_longer_than_a_pipe_is_rendered_apart() -> None:
+    source = "{# " + "x" * 2 * PIPE_BYTES + " #}{{ messages | length }}"
+    assert ApartRendering(source, {"messages": [1, 2]}).text() == "2"
+
+
+def test_a_rendering_nobody_waits_for_leaves_no_process() -> None:
+    rendering = ApartRendering(GLM, {"messages": []})
+    rendering.close()
+    assert rendering._process.returncode is not None
+    rendering.close()

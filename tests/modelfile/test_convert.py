@@ -126,6 +126,7 @@ def test_config_json_keeps_the_checkpoints_keys_and_says_how_it_is_packed(parts,
         "quant_method": "autoglm",
         "format": 1,
         "weights": "int4",
+        "passes": ["merge-qkv", "merge-gate-up", "drop-dead"],
         "group_size": 64,
     }
     assert config == parts.config

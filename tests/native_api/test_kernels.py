@@ -97,3 +97,45 @@ def test_attention_refuses_heads_no_model_may_have(head_dim: int) -> None:
     heads = np.zeros((1, 1, head_dim), np.float32)
     with pytest.raises(_core.CoreError, match="one even size, at most 512"):
         _core.attention(heads, heads, heads, "fp16")
+
+
+def hadamard(n: int) -> np.ndarray:
+    """The normalised Hadamard matrix of blocks of the largest power of two in n."""
+    block = np.ones((1, 1))
+    while block.shape[0] < (n & -n):
+        block = np.block([[block, block], [block, -block]])
+    return np.kron(np.eye(n // len(block)), block / np.sqrt(len(block)))
+
+
+@pytest.mark.parametrize("size", [1, 12, 64, 96])
+def test_rows_are_scaled_then_rotated(size: int) -> None:
+    x, scale = random(5, size), random(size)
+    signs = np.sign(random(size))
+    wanted = (x * scale * signs).astype(np.float64) @ hadamard(size)
+    got = _core.transform_rows(
+        "F32", x.tobytes(), 5, size, column_scale=scale.tobytes(), signs=signs.tobytes()
+    )
+    # Sums of up to 32 terms in float32.
+    np.testing.assert_allclose(np.frombuffer(got, np.float32).reshape(5, size), wanted, atol=1e-5)
+
+
+def test_rotated_columns_undo_the_rotation_of_rows() -> None:
+    x, w = random(3, 48), random(7, 48)
+    signs = np.sign(random(48)).tobytes()
+    rotated = {
+        name: np.frombuffer(_core.transform_rows("F32", m.tobytes(), *m.shape, signs=signs), "f4")
+        for name, m in {"x": x, "w": w}.items()
+    }
+    # Both sides of a product rotate, so it stays; a matrix whose rows rotate is that transposed.
+    product = rotated["x"].reshape(3, 48) @ rotated["w"].reshape(7, 48).T
+    np.testing.assert_allclose(product, x @ w.T, atol=1e-4)
+    by_columns = _core.transform_rows("F32", w.T.tobytes(), 48, 7, signs=signs, is_column_wise=True)
+    np.testing.assert_array_equal(
+        np.frombuffer(by_columns, "f4").reshape(48, 7).T, rotated["w"].reshape(7, 48)
+    )
+
+
+def test_column_buffers_of_another_size_are_refused() -> None:
+    w = random(16, 16)
+    with pytest.raises(_core.CoreError, match="column_scale has 12 bytes"):
+        _core.pack_rows("int8", "F32", w.tobytes(), 16, 16, column_scale=bytes(12))

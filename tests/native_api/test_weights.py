@@ -51,7 +51,8 @@ def test_a_missing_tensor_is_named(model: TinyModel, name: str) -> None:
 
 
 EDITS: dict[str, tuple[Callable[[TensorRow], dict[str, object]], str]] = {
-    "dtype": (lambda _: {"dtype": "U8"}, "has type U8"),
+    "dtype": (lambda _: {"dtype": "F64"}, "has type F64"),
+    "dtype_of_another_format": (lambda _: {"dtype": "U8"}, "has shape"),
     "shape": (lambda entry: {"shape": [*entry[2][:-1], 3]}, "has shape"),
     "negative_shape": (lambda entry: {"shape": [-entry[2][0], *entry[2][1:]]}, "has shape"),
     "rank": (lambda entry: {"shape": [*entry[2], 1]}, "has shape"),

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from autoglm import _core
-from autoglm.modelfile.arch import ArchConfig, Architecture
+from autoglm.modelfile.arch import ArchConfig
 from autoglm.modelfile.bundle import Bundle, open_bundle, read_bundle_config
 from autoglm.modelfile.convert import convert
-from autoglm.modelfile.layout import ROW_BLOCK, Matrix, bundle_tensors
+from autoglm.modelfile.layout import ROW_BLOCK, Matrix
+from autoglm.modelfile.packing import packed_tensors
 from autoglm.modelfile.safetensors import TensorFile
 
 if TYPE_CHECKING:
@@ -115,21 +116,27 @@ class Case:
     logits: np.ndarray  # float32 [NUM_POSITIONS, vocab]
     dequantised: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def bundle(self, weights: str) -> Bundle:
-        """The model in this weight format, converted once."""
-        path = self.checkpoint.parent / weights
+    def bundle(self, weights: str, **options: object) -> Bundle:
+        """The model in this weight format, converted once for these options of `convert`."""
+        path = self.checkpoint.parent / _folder(weights, options)
         if not path.exists():
-            convert(self.checkpoint, path, weights)
+            convert(self.checkpoint, path, weights, **options)
         return open_bundle(path)
 
-    def dequantised_logits(self, weights: str) -> np.ndarray:
+    def dequantised_logits(self, weights: str, **options: object) -> np.ndarray:
         """The reference's logits with the weights that the bundle stands for."""
-        if weights in self.dequantised:
-            return self.dequantised[weights]
-        path = self.checkpoint.parent / f"{weights}-dequantised"
-        _write_checkpoint(path, self.checkpoint, _dequantise(self.bundle(weights)))
-        logits = self.dequantised[weights] = reference_logits(path, self.ids)
+        folder = _folder(weights, options)
+        if folder in self.dequantised:
+            return self.dequantised[folder]
+        bundle = self.bundle(weights, **options)
+        path = self.checkpoint.parent / f"{folder}-dequantised"
+        _write_checkpoint(path, bundle.path, _dequantise(bundle))
+        logits = self.dequantised[folder] = reference_logits(path, self.ids)
         return logits
+
+
+def _folder(weights: str, options: dict[str, object]) -> str:
+    return f"{weights}-{abs(hash(repr(options))):x}" if options else weights
 
 
 @pytest.fixture(scope="session")
@@ -235,29 +242,32 @@ def _randomise(name: str, value: torch.Tensor, generator: torch.Generator) -> No
 
 def _dequantise(bundle: Bundle) -> dict[str, np.ndarray]:
     """The float tensors a bundle stands for, under the checkpoint's names."""
-    _, arch = read_bundle_config(bundle.path)
+    _, arch, packing = read_bundle_config(bundle.path)
     result: dict[str, np.ndarray] = {}
     with TensorFile(bundle.files[0]) as file:
-        for tensor in bundle_tensors(arch):
+        for tensor in packed_tensors(arch, packing):
             if isinstance(tensor, Matrix):
                 for number, pieces in enumerate(tensor.experts):
-                    values = _matrix(file, arch, tensor, number)
+                    values = _matrix(file, tensor, number)
                     _scatter(result, pieces, values, tensor.is_interleaved)
                 continue
-            stored = file.header.tensors[tensor.name]
-            values = np.frombuffer(file.read(stored, 0, stored.nbytes), np.float32)
-            values = values.reshape(stored.shape)
+            if tensor.name in file.header.tensors:
+                stored = file.header.tensors[tensor.name]
+                data = file.read(stored, 0, stored.nbytes)
+            else:
+                data = bytes(4 * math.prod(tensor.shape))  # a bias of zeros
+            values = np.frombuffer(data, np.float32).reshape(tensor.shape)
             _scatter(result, tensor.pieces, values, tensor.is_interleaved)
     return result
 
 
-def _matrix(file: TensorFile, arch: Architecture, matrix: Matrix, number: int) -> np.ndarray:
+def _matrix(file: TensorFile, matrix: Matrix, number: int) -> np.ndarray:
     parts = []
-    for spec in matrix.parts(arch.config.weights):
+    for spec in matrix.parts():
         stored = file.header.tensors[spec.name]
         size = stored.nbytes // len(matrix.experts)
         parts.append(file.read(stored, number * size, size))
-    data = _core.dequantize(arch.config.weights, parts, matrix.rows, matrix.cols)
+    data = _core.dequantize(matrix.weights, parts, matrix.rows, matrix.cols)
     return np.frombuffer(data, np.float32).reshape(matrix.rows, matrix.cols)
 
 
@@ -280,5 +290,6 @@ def _write_checkpoint(path: Path, like: Path, tensors: dict[str, np.ndarray]) ->
 
     path.mkdir()
     config = json.loads((like / "config.json").read_text())
+    del config["quantization_config"]
     (path / "config.json").write_text(json.dumps(config))
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})

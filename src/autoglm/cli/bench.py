@@ -16,7 +16,6 @@ from typing import Any
 
 from autoglm.cli.interrupt import exit_on_interrupt
 from autoglm.cli.options import (
-    add_expert_memory_option,
     add_json_option,
     add_model_option,
     add_threads_option,
@@ -65,13 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_window_option(parser)
     add_threads_option(parser)
-    add_expert_memory_option(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print median, min and max of every figure."""
-    names = ("model", "threads", "window", "expert_memory_mib")
+    names = ("model", "threads", "window")
     settings = load_settings({name: getattr(args, name) for name in names})
     path = Path(settings.model) if settings.model else embedded_model()
     work = workload(args, LONGEST if settings.window else open_bundle(path).max_position)
@@ -94,7 +92,6 @@ def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int)
             threads=settings.threads,
             **window,
             has_prompt_lookup=False,
-            expert_memory_mib=settings.expert_memory_mib,
         )
 
     bundle = open_bundle(path)
@@ -118,7 +115,6 @@ def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int)
         "gen_tokens": work.gen_tokens,
         "depth": work.depth,
         "window": settings.window,
-        "expert_memory_mib": settings.expert_memory_mib,
         "repeat": repeat,
     }
 

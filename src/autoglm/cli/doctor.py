@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from autoglm import __version__
-from autoglm.cli.options import add_json_option, add_model_option
+from autoglm.cli.options import (
+    add_json_option,
+    add_model_option,
+    add_threads_option,
+    add_window_option,
+    whole_number,
+)
 from autoglm.cli.output import print_json, print_text
 from autoglm.config import Settings, load_settings
 from autoglm.errors import AutoGLMError, translate_core_errors
@@ -21,12 +27,22 @@ MIB = 2**20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_model_option(parser)
+    parser.add_argument(
+        "--context",
+        metavar="N",
+        type=whole_number(1),
+        help="tokens of prompt and answer to plan memory for (default: the whole context)",
+    )
+    add_window_option(parser)
+    add_threads_option(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 1 when the machine or the model cannot run."""
-    settings = load_settings({"model": args.model})
+    names = ("model", "threads", "window")
+    flags = {name: getattr(args, name) for name in names}
+    settings = load_settings({**flags, "context_tokens": args.context})
     report: dict[str, Any] = {
         "version": __version__,
         "machine": asdict(probe()),
@@ -58,6 +74,7 @@ def _model(settings: Settings) -> dict[str, Any]:
     try:
         path = Path(settings.model) if settings.model else embedded_model()
         bundle = open_bundle(path)
+        memory = _memory(settings) if bundle.tokenizer_path.exists() else None
     except AutoGLMError as err:
         return {"is_ok": False, "path": settings.model, "problem": str(err)}
     return {
@@ -67,7 +84,23 @@ def _model(settings: Settings) -> dict[str, Any]:
         "weights": bundle.weights,
         "weights_bytes": bundle.weights_bytes,
         "max_position": bundle.max_position,
+        "memory": memory,
     }
+
+
+def _memory(settings: Settings) -> dict[str, Any]:
+    """What `generate` would take at its peak with these settings."""
+    from autoglm.engine.model import load_model
+
+    with load_model(
+        settings.model,
+        threads=settings.threads,
+        context_tokens=settings.context_tokens,
+        window=settings.window,
+        sink=settings.sink,
+    ) as model:
+        need = model.memory_need()
+    return {**asdict(need), "peak_bytes": need.peak_bytes}
 
 
 def _mib(value: int | None) -> str:
@@ -92,6 +125,12 @@ def _lines(report: dict[str, Any]) -> list[str]:
         size = _mib(model["weights_bytes"])
         lines.append(f"model       {model['architecture']}, {model['weights']}, {size}")
         lines.append(f"            {model['path']}")
+        if need := model["memory"]:
+            lines.append(
+                f"needs       {_mib(need['peak_bytes'])} with {need['context_tokens']} tokens: "
+                f"weights {_mib(need['weights_bytes'])}, KV cache {_mib(need['kv_bytes'])}, "
+                f"other {_mib(need['other_bytes'])}"
+            )
     else:
         lines.append(f"model       unusable: {model['problem']}")
     return lines

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from autoglm.engine.local import LocalEngine
+from autoglm.engine.memory import MemoryNeed, check_fits, kv_token_bytes, need_after_loading
 from autoglm.engine.native import DEFAULT_SINK, NativeModel, held_tokens
-from autoglm.engine.prompt import PromptBuilder
-from autoglm.engine.template import render, render_apart
+from autoglm.engine.prompt import FIRST_ROLES, PromptBuilder, template_context
+from autoglm.engine.template import ApartRendering, TemplateError, render, render_apart
 from autoglm.engine.tokenizer import Tokenizer
 from autoglm.errors import ModelNotFoundError, UsageError
+from autoglm.hardware.memory import available_bytes
+from autoglm.hardware.process import rss_bytes
 from autoglm.modelfile.bundle import Bundle, open_bundle
 from autoglm.modelfile.files import read_bounded, resolve_inside
 from autoglm.modelfile.manifest import MANIFEST_NAME
@@ -44,13 +48,13 @@ class LoadedModel:
         context_tokens: int = 0,
         window: int = 0,
         sink: int = DEFAULT_SINK,
-        expert_memory_mib: int = 0,
     ) -> None:
         """`context_tokens` 0 is the model's own context, up to DEFAULT_MAX_CONTEXT.
 
         With a `window` attention sees the first `sink` and the latest `window` tokens, and
         `context_tokens` may be larger than the model's own context. Raises UsageError when more
-        is asked for than can be, ModelFileError and its kinds.
+        is asked for than can be, ResourceError when memory cannot hold it, ModelFileError and its
+        kinds.
         """
         self.bundle = bundle
         self.context_tokens = context_tokens or min(bundle.max_position, DEFAULT_MAX_CONTEXT)
@@ -58,13 +62,13 @@ class LoadedModel:
             bundle.tokenizer_path, vocab_size=bundle.config.vocab_size
         )
         held = held_tokens(self.context_tokens, window=window, sink=sink)
+        check_fits(bundle, held_tokens=held, available=available_bytes())
         self._native: NativeModel | None = NativeModel(
             bundle,
             pool_tokens=pool_tokens(bundle.config, held),
             threads=threads,
             window=window,
             sink=sink,
-            expert_memory_mib=expert_memory_mib,
         )
         if self.context_tokens > max(self._native.max_tokens, bundle.max_position):
             message = (
@@ -98,22 +102,34 @@ class LoadedModel:
         """Make running `logits` and `score` calls raise CancelledError. From any thread."""
         self.native.cancel()
 
-    def engine(self, *, max_tokens: int) -> LocalEngine:
-        """An engine that answers with this model; `max_tokens` is its usual answer length."""
-        special_tokens = {"bos_token": self.bundle.bos_token, "eos_token": self.bundle.eos_token}
-        is_ours = self.bundle.chat_template is None or self.bundle.path == EMBEDDED_MODEL
+    def engine(self, *, max_tokens: int, first: Callable[[], str] | None = None) -> LocalEngine:
+        """An engine that answers with this model; `max_tokens` is its usual answer length.
+
+        `first` as in PromptBuilder.
+        """
         return LocalEngine(
             self.native,
             self.tokenizer,
             PromptBuilder(
                 self.tokenizer,
                 self.bundle.chat_template,
-                render=render if is_ours else render_apart,
-                special_tokens=special_tokens,
+                render=render if _is_template_ours(self.bundle) else render_apart,
+                special_tokens=_special_tokens(self.bundle),
+                first=first,
             ),
             eos_ids=self.bundle.eos_ids,
             context_tokens=self.context_tokens,
             max_tokens=max_tokens,
+        )
+
+    def memory_need(self, context_tokens: int = 0) -> MemoryNeed:
+        """What a request of this many tokens (0: the whole context) takes at its peak.
+
+        Measures this process, so ask right after loading.
+        """
+        tokens = context_tokens or self.context_tokens
+        return need_after_loading(
+            self.bundle, tokens, kv_bytes=self.native.kv_bytes(tokens), resident=rss_bytes() or 0
         )
 
     def fingerprint(self) -> bytes:
@@ -152,9 +168,7 @@ class LoadedModel:
 
 def pool_tokens(config: ArchConfig, context_tokens: int) -> int:
     """How many tokens the KV cache holds: one context, and up to three more if they are small."""
-    element_bytes = 4 if config.weights == "fp32" else 2
-    token_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_bytes
-    return context_tokens + min(3 * context_tokens, KV_SPARE_BYTES // token_bytes)
+    return context_tokens + min(3 * context_tokens, KV_SPARE_BYTES // kv_token_bytes(config))
 
 
 def embedded_model() -> Path:
@@ -172,18 +186,56 @@ def load_model(
     context_tokens: int = 0,
     window: int = 0,
     sink: int = DEFAULT_SINK,
-    expert_memory_mib: int = 0,
 ) -> LoadedModel:
     """Open the bundle at `path`, None for the embedded one.
+
+    Raises ModelFileError and its kinds, UsageError, ResourceError.
+    """
+    bundle = open_bundle(embedded_model() if path is None else path)
+    return LoadedModel(
+        bundle, threads=threads, context_tokens=context_tokens, window=window, sink=sink
+    )
+
+
+def load_engine(
+    path: str | Path | None = None,
+    *,
+    max_tokens: int,
+    threads: int = 0,
+    context_tokens: int = 0,
+    window: int = 0,
+    sink: int = DEFAULT_SINK,
+) -> tuple[LoadedModel, LocalEngine]:
+    """As `load_model` and its `engine`, sooner: the process of a foreign template works meanwhile.
 
     Raises ModelFileError and its kinds, UsageError.
     """
     bundle = open_bundle(embedded_model() if path is None else path)
-    return LoadedModel(
-        bundle,
-        threads=threads,
-        context_tokens=context_tokens,
-        window=window,
-        sink=sink,
-        expert_memory_mib=expert_memory_mib,
-    )
+    with _rendering_ahead(bundle) as first:
+        model = LoadedModel(
+            bundle, threads=threads, context_tokens=context_tokens, window=window, sink=sink
+        )
+        return model, model.engine(max_tokens=max_tokens, first=first)
+
+
+def _is_template_ours(bundle: Bundle) -> bool:
+    return bundle.chat_template is None or bundle.path == EMBEDDED_MODEL
+
+
+def _special_tokens(bundle: Bundle) -> dict[str, str]:
+    return {"bos_token": bundle.bos_token, "eos_token": bundle.eos_token}
+
+
+@contextmanager
+def _rendering_ahead(bundle: Bundle) -> Iterator[Callable[[], str] | None]:
+    """A foreign template for FIRST_ROLES, begun now; None when it is ours or cannot begin."""
+    rendering = None
+    if bundle.chat_template is not None and not _is_template_ours(bundle):
+        context = template_context(FIRST_ROLES, _special_tokens(bundle))
+        with suppress(TemplateError):  # the engine meets it again and reports it
+            rendering = ApartRendering(bundle.chat_template, context)
+    try:
+        yield None if rendering is None else rendering.text
+    finally:
+        if rendering is not None:
+            rendering.close()

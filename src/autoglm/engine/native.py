@@ -8,12 +8,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, SupportsIndex
 
-from autoglm.errors import (
-    ContextOverflowError,
-    InvalidRequestError,
-    UsageError,
-    translate_core_errors,
-)
+from autoglm.errors import ContextOverflowError, InvalidRequestError, translate_core_errors
 from autoglm.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -23,7 +18,6 @@ if TYPE_CHECKING:
     from autoglm import _core
     from autoglm.modelfile.arch import ArchConfig
     from autoglm.modelfile.bundle import Bundle
-    from autoglm.telemetry.experts import ExpertStats
     from autoglm.telemetry.profile import Limits, StepEvent
 
 
@@ -43,7 +37,6 @@ class NativeModel:
         window: int = 0,
         sink: int = DEFAULT_SINK,
         has_prompt_lookup: bool = True,
-        expert_memory_mib: int = 0,
     ) -> None:
         """`threads` 0 is the number of physical cores.
 
@@ -51,19 +44,11 @@ class NativeModel:
         rounded up to pages of 64: a text of any length in bounded memory.
 
         `has_prompt_lookup` lets sessions verify drafts from the text so far: faster on repetitive
-        text, the same tokens. `expert_memory_mib` above 0 bounds the experts in memory; the others
-        are read when needed.
+        text, the same tokens.
 
-        Raises ModelFileError and its kinds, ResourceError, UsageError.
+        Raises ModelFileError and its kinds, ResourceError.
         """
         from autoglm import _core
-
-        if expert_memory_mib and not bundle.config.num_experts:
-            message = (
-                f"expert_memory_mib is {expert_memory_mib}, but the model in {bundle.path} "
-                "has no experts; leave it 0"
-            )
-            raise UsageError(message)
 
         self._core = _core
         self._bundle = bundle
@@ -72,7 +57,6 @@ class NativeModel:
         plan = _window_plan(window, sink)
         plan.threads = threads
         plan.max_context = pool_tokens
-        plan.expert_memory_mib = expert_memory_mib
         self._plan = plan
         with translate_core_errors():
             model = _core.Model(
@@ -102,6 +86,10 @@ class NativeModel:
         """How much of the pool a sequence of `num_tokens` takes at most."""
         return self._plan.held_tokens(num_tokens)
 
+    def kv_bytes(self, num_tokens: int) -> int:
+        """Memory of the pages that a sequence of `num_tokens` holds at most."""
+        return -(-self.held_tokens(num_tokens) // PAGE_TOKENS) * self._executor.page_bytes
+
     def session(self, sampling: SamplingParams) -> NativeSession:
         """A new, empty sequence. Raises InvalidRequestError for a bias on an unknown token."""
         _checked_ids(sampling.logit_bias, self._bundle.config.vocab_size, "logit_bias token")
@@ -129,12 +117,6 @@ class NativeModel:
         with translate_core_errors():
             bandwidth, peak = self._executor.measure_limits()
         return Limits(read_bytes_per_s=bandwidth, operations_per_s=peak)
-
-    def expert_stats(self) -> ExpertStats:
-        """How the memory for experts has done so far; all zero when they are mapped."""
-        from autoglm.telemetry.experts import ExpertStats
-
-        return ExpertStats(*self._executor.expert_stats())
 
     def start_profile(self) -> None:
         """Record the steps of every forward pass from now on."""

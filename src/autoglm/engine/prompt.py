@@ -23,6 +23,7 @@ RenderTemplate = Callable[[str, dict[str, Any]], str]
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message.content }}\n\n{% endfor %}"
 MAX_REMEMBERED = 64
+FIRST_ROLES = ("user",)  # of the plainest request, by which a template is tried
 _STAND_IN = re.compile("\ue000([0-9]{1,6})\ue001")
 
 
@@ -45,18 +46,21 @@ class PromptBuilder:
         *,
         render: RenderTemplate,
         special_tokens: Mapping[str, str] | None = None,
+        first: Callable[[], str] | None = None,
     ) -> None:
         """`special_tokens` are the template's variables such as `bos_token`.
 
-        Without a template the messages stand one after the other. Raises ModelFileError for a
-        template that cannot be used.
+        `first` gives the text for FIRST_ROLES when somebody renders that already. Without a
+        template the messages stand one after the other. Raises ModelFileError for a template that
+        cannot be used.
         """
         self._tokenizer = tokenizer
         self._source = PLAIN_TEMPLATE if template is None else template
         self._render = render
         self._variables = dict(special_tokens or {})
+        self._first = first
         self._pieces = lru_cache(MAX_REMEMBERED)(self._render_roles)
-        if 0 not in self._pieces(("user",)):
+        if 0 not in self._pieces(FIRST_ROLES):
             message = "the model's chat template cannot be used: it leaves out the user's message"
             raise ModelFileError(message)
 
@@ -78,17 +82,12 @@ class PromptBuilder:
 
     def _render_roles(self, roles: tuple[str, ...]) -> list[str | int]:
         """The template's output for these roles: its own texts and the numbers of contents."""
-        messages = [
-            {"role": role, "content": f"\ue000{number}\ue001"} for number, role in enumerate(roles)
-        ]
-        context = {
-            **self._variables,
-            "messages": messages,
-            "add_generation_prompt": True,
-            "enable_thinking": False,  # answers, not reasoning, where the model offers both
-        }
         try:
-            rendered = self._render(self._source, context)
+            if self._first is not None and roles == FIRST_ROLES:
+                begun, self._first = self._first, None
+                rendered = begun()
+            else:
+                rendered = self._render(self._source, template_context(roles, self._variables))
         except TemplateRefusalError as err:
             message = f"the model's chat template refuses these messages: {err}"
             raise InvalidRequestError(message) from err
@@ -101,6 +100,19 @@ class PromptBuilder:
             int(piece) if index % 2 and int(piece) < len(roles) else piece
             for index, piece in enumerate(split)
         ]
+
+
+def template_context(roles: Sequence[str], variables: Mapping[str, str]) -> dict[str, Any]:
+    """What a template sees: stand-ins for the contents, in messages of these roles."""
+    messages = [
+        {"role": role, "content": f"\ue000{number}\ue001"} for number, role in enumerate(roles)
+    ]
+    return {
+        **variables,
+        "messages": messages,
+        "add_generation_prompt": True,
+        "enable_thinking": False,  # answers, not reasoning, where the model offers both
+    }
 
 
 def _fill(pieces: Sequence[str | int], contents: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ MAX_MEMORY_BYTES = 64 * 2**20
 MAX_CPU_S = 0.1
 # Starting the process is slow on a busy machine; the template's own time is MAX_CPU_S.
 MAX_WALL_S = 20.0
+PIPE_BYTES = 2**16  # of Linux
 
 _TRAINING_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 
@@ -57,37 +58,73 @@ def render(source: str, context: dict[str, Any]) -> str:
     return text
 
 
+class ApartRendering:
+    """A template that is rendered in a process with limits, from now on: others work meanwhile."""
+
+    def __init__(self, source: str, context: dict[str, Any]) -> None:
+        """Raises TemplateError when no process can be started."""
+        import subprocess
+
+        import minijinja
+
+        packages = str(Path(minijinja.__file__).parents[1])
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", __file__, packages],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            self._unsent = self._send(json.dumps([source, context]).encode())
+        except OSError as err:
+            message = f"no process could be started for it: {err.strerror}"
+            raise TemplateError(message) from err
+
+    def _send(self, data: bytes) -> bytes | None:
+        """Send what a pipe takes at once; more has to wait until the process reads."""
+        if len(data) > PIPE_BYTES or self._process.stdin is None:
+            return data
+        self._process.stdin.write(data)
+        self._process.stdin.close()
+        self._process.stdin = None
+        return None
+
+    def text(self) -> str:
+        """Wait for the text. Raises TemplateError, also when a limit was met."""
+        import subprocess
+
+        try:
+            output, _ = self._process.communicate(self._unsent, timeout=MAX_WALL_S)
+        except subprocess.TimeoutExpired as err:
+            self.close()
+            message = f"it was not done after {MAX_WALL_S:.0f} s"
+            raise TemplateError(message) from err
+        if self._process.returncode != 0:
+            message = (
+                f"it needs more than {MAX_CPU_S * 1e3:.0f} ms or {MAX_MEMORY_BYTES >> 20} MiB "
+                f"(exit code {self._process.returncode})"
+            )
+            raise TemplateError(message)
+        kind, text = json.loads(output)
+        if kind == "text":
+            return str(text)
+        raise (TemplateRefusalError if kind == "refusal" else TemplateError)(text)
+
+    def close(self) -> None:
+        """End the process if nobody waited for its text."""
+        if self._process.returncode is None:
+            self._process.kill()
+            self._process.communicate()
+
+
 def render_apart(source: str, context: dict[str, Any]) -> str:
     """Render in a process with limits. Raises TemplateError, also when a limit is met."""
-    import subprocess
-
-    import minijinja
-
-    packages = str(Path(minijinja.__file__).parents[1])
+    rendering = ApartRendering(source, context)
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", __file__, packages],
-            input=json.dumps([source, context]).encode(),
-            capture_output=True,
-            timeout=MAX_WALL_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as err:
-        message = f"it was not done after {MAX_WALL_S:.0f} s"
-        raise TemplateError(message) from err
-    except OSError as err:
-        message = f"no process could be started for it: {err.strerror}"
-        raise TemplateError(message) from err
-    if done.returncode != 0:
-        message = (
-            f"it needs more than {MAX_CPU_S * 1e3:.0f} ms or {MAX_MEMORY_BYTES >> 20} MiB "
-            f"(exit code {done.returncode})"
-        )
-        raise TemplateError(message)
-    kind, text = json.loads(done.stdout)
-    if kind == "text":
-        return str(text)
-    raise (TemplateRefusalError if kind == "refusal" else TemplateError)(text)
+        return rendering.text()
+    except BaseException:
+        rendering.close()
+        raise
 
 
 def _raise_exception(reason: object = "") -> None:

@@ -10,14 +10,12 @@ _RESET_PEAK = "5"  # proc(5), clear_refs
 
 def peak_rss_bytes(root: Path = Path("/")) -> int | None:
     """The most resident memory the process has had since its start or the last reset."""
-    try:
-        status = (root / "proc/self/status").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * KIB
-    return None
+    return _status_bytes(root, "VmHWM:")
+
+
+def rss_bytes(root: Path = Path("/")) -> int | None:
+    """The resident memory of the process, mapped files included."""
+    return _status_bytes(root, "VmRSS:")
 
 
 def reset_peak_rss(root: Path = Path("/")) -> bool:
@@ -27,6 +25,17 @@ def reset_peak_rss(root: Path = Path("/")) -> bool:
     except OSError:
         return False
     return True
+
+
+def _status_bytes(root: Path, field: str) -> int | None:
+    try:
+        status = (root / "proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * KIB
+    return None
 
 
 def busy_seconds(ticks_per_second: int, root: Path = Path("/")) -> float | None:

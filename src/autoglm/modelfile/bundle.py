@@ -5,24 +5,18 @@ Opening one reads headers and small files only; the native core maps the weights
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from autoglm.errors import ModelConfigError, ModelNotFoundError, UnsupportedModelError
-from autoglm.modelfile.arch import (
-    WEIGHT_FORMATS,
-    ArchConfig,
-    Architecture,
-    WeightFormat,
-    parse_architecture,
-)
+from autoglm.errors import ModelConfigError, ModelNotFoundError
+from autoglm.modelfile.arch import ArchConfig, Architecture, WeightFormat, parse_architecture
 from autoglm.modelfile.fields import Fields
 from autoglm.modelfile.files import model_directory, resolve_inside
 from autoglm.modelfile.generation import read_generation
-from autoglm.modelfile.layout import bundle_tensors
+from autoglm.modelfile.layout import Vector
+from autoglm.modelfile.packing import Packing, packed_tensors, read_packing
 from autoglm.modelfile.safetensors import Header, read_header
 from autoglm.modelfile.safetensors_writer import ALIGNMENT, PAD_PREFIX, TensorSpec
 from autoglm.modelfile.strict_json import read_json
@@ -30,9 +24,6 @@ from autoglm.modelfile.tokenizer import TOKENIZER_NAME, read_tokenizer_texts
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-QUANT_METHOD = "autoglm"
-FORMAT_VERSION = 1
-GROUP_SIZE = 64
 
 
 class BundleTensor(NamedTuple):
@@ -56,6 +47,7 @@ class Bundle:
     path: Path
     architecture: str
     config: ArchConfig
+    packing: Packing
     files: tuple[Path, ...]
     tensors: tuple[BundleTensor, ...]
     weights_bytes: int
@@ -83,16 +75,17 @@ def open_bundle(path: str | Path) -> Bundle:
     ModelNotFoundError, UnsupportedModelError, ModelConfigError or ModelFileError say what is wrong.
     """
     directory = model_directory(Path(path))
-    fields, arch = read_bundle_config(directory)
+    fields, arch, packing = read_bundle_config(directory)
     weights_path = resolve_inside(directory, WEIGHTS_NAME)
     header = read_header(weights_path)
     texts = read_tokenizer_texts(directory)
     defaults = read_generation(directory, fields, arch.config.vocab_size)
-    tensors = _match_tensors(header, arch)
+    tensors = _match_tensors(header, arch, packing)
     return Bundle(
         path=directory,
         architecture=arch.name,
         config=arch.config,
+        packing=packing,
         files=(weights_path,),
         tensors=tensors,
         weights_bytes=sum(tensor.nbytes for tensor in tensors),
@@ -113,45 +106,24 @@ def read_config(directory: Path) -> dict[str, object]:
     return read_json(resolve_inside(directory, CONFIG_NAME))
 
 
-def read_bundle_config(directory: Path) -> tuple[Fields, Architecture]:
+def read_bundle_config(directory: Path) -> tuple[Fields, Architecture, Packing]:
     """The configuration of a bundle; UnsupportedModelError for other checkpoints."""
     fields = Fields(read_config(directory), str(directory / CONFIG_NAME))
-    packing = fields.nested("quantization_config")
-    if not packing.has("quant_method") or packing.text("quant_method") != QUANT_METHOD:
-        message = (
-            f"{directory}: is not an autoglm bundle; write one with: "
-            f"autoglm convert {directory} OUT --weights int8"
-        )
-        raise UnsupportedModelError(message)
-    version = packing.integer("format", 0, 1 << 30)
-    if version != FORMAT_VERSION:
-        message = f"{directory}: bundle format {version}, this version reads {FORMAT_VERSION}"
-        raise UnsupportedModelError(message)
-    name = packing.text("weights")
-    for weights in WEIGHT_FORMATS:
-        if name == weights:
-            return fields, parse_architecture(fields, weights)
-    packing.refuse("weights", f"one of {', '.join(WEIGHT_FORMATS)}")
+    packing = read_packing(fields, directory)
+    return fields, parse_architecture(fields, packing.weights), packing
 
 
-def config_text(config: Mapping[str, object], weights: WeightFormat) -> bytes:
-    """`config.json` of the bundle: the checkpoint's keys and how the weights are packed."""
-    packing: dict[str, object] = {
-        "quant_method": QUANT_METHOD,
-        "format": FORMAT_VERSION,
-        "weights": weights,
-    }
-    if weights == "int4":
-        packing["group_size"] = GROUP_SIZE
-    return json.dumps({**config, "quantization_config": packing}, indent=2).encode() + b"\n"
-
-
-def _match_tensors(header: Header, arch: Architecture) -> tuple[BundleTensor, ...]:
+def _match_tensors(
+    header: Header, arch: Architecture, packing: Packing
+) -> tuple[BundleTensor, ...]:
     """The stored tensors in the order of execution; ModelConfigError names a wrong one."""
     result: list[BundleTensor] = []
-    for tensor in bundle_tensors(arch):
-        for spec in tensor.parts(arch.config.weights):
-            result.append(_match_tensor(header, spec))
+    may_lack_biases = "drop-dead" in packing.passes
+    for tensor in packed_tensors(arch, packing):
+        is_bias = isinstance(tensor, Vector) and tensor.is_bias
+        if is_bias and may_lack_biases and tensor.name not in header.tensors:
+            continue
+        result.extend(_match_tensor(header, spec) for spec in tensor.parts())
     known = {tensor.name for tensor in result}
     for name in header.tensors:
         if name not in known and not name.startswith(PAD_PREFIX):

@@ -47,6 +47,10 @@ class Checkpoint:
         offset = (rows.start + start) * row_bytes
         return self._files[shard].read(tensor, offset, count * row_bytes)
 
+    def is_zero(self, rows: Rows) -> bool:
+        """Whether the piece, a small one, holds only zeros."""
+        return not any(self.read_rows(rows, 0, rows.count))
+
     def row_bytes(self, rows: Rows) -> int:
         """Bytes of one row of the piece."""
         _, tensor = self.tensors[rows.source]
@@ -61,20 +65,25 @@ class Checkpoint:
         message = f"{self._directory}: tensors that belong together differ in type: {mixed}"
         raise ModelConfigError(message)
 
-    def check(self, arch: Architecture, wanted: Iterable[Matrix | Vector]) -> None:
-        """ModelConfigError names the first missing, mis-shaped, mistyped or unknown tensor."""
+    def check(self, arch: Architecture, wanted: Iterable[Matrix | Vector]) -> tuple[str, ...]:
+        """The names of known tensors that are not wanted.
+
+        ModelConfigError names the first missing, mis-shaped, mistyped or unknown tensor.
+        """
         known: set[str] = set()
         for tensor in wanted:
-            for rows in _pieces(tensor):
+            for rows in tensor.pieces:
                 self._check_tensor(rows.source, rows.source_shape)
                 known.add(rows.source)
-        for name in self.tensors.keys() - known:
-            if not self._may_ignore(name, arch):
+        unread = tuple(sorted(self.tensors.keys() - known))
+        for name in unread:
+            if not self._is_known(name, arch):
                 message = (
                     f"{self._directory}: tensor '{name[:200]}' is not part of {arch.name} with "
                     "this config.json"
                 )
                 raise ModelConfigError(message)
+        return unread
 
     def close(self) -> None:
         """Close all files."""
@@ -137,7 +146,7 @@ class Checkpoint:
             )
             raise ModelConfigError(message)
 
-    def _may_ignore(self, name: str, arch: Architecture) -> bool:
+    def _is_known(self, name: str, arch: Architecture) -> bool:
         if _RECOMPUTED.search(name):
             return True
         layer = _LAYER.match(name)
@@ -171,14 +180,8 @@ class Checkpoint:
 def source_bytes(tensors: Iterable[Matrix | Vector], checkpoint: Checkpoint) -> int:
     """Bytes that will be read for these tensors."""
     return sum(
-        rows.count * checkpoint.row_bytes(rows) for tensor in tensors for rows in _pieces(tensor)
+        rows.count * checkpoint.row_bytes(rows) for tensor in tensors for rows in tensor.pieces
     )
-
-
-def _pieces(tensor: Matrix | Vector) -> Iterable[Rows]:
-    if isinstance(tensor, Vector):
-        return tensor.pieces
-    return (rows for pieces in tensor.experts for rows in pieces)
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,18 +10,18 @@ from autoglm.errors import ModelFileError, UnsupportedModelError
 from autoglm.modelfile.arch import Architecture, WeightFormat, parse_architecture
 from autoglm.modelfile.bundle import (
     CONFIG_NAME,
-    QUANT_METHOD,
     WEIGHTS_NAME,
-    config_text,
     read_config,
 )
 from autoglm.modelfile.checkpoint import Checkpoint, source_bytes
 from autoglm.modelfile.fields import Fields
 from autoglm.modelfile.files import model_directory, read_bounded, resolve_inside
 from autoglm.modelfile.generation import GENERATION_NAME, read_generation
-from autoglm.modelfile.layout import Matrix, Vector, bundle_tensors
+from autoglm.modelfile.layout import Tensors, Vector
 from autoglm.modelfile.manifest import MANIFEST_NAME, manifest_text
 from autoglm.modelfile.pack import pack_matrix, vector_bytes
+from autoglm.modelfile.packing import QUANT_METHOD, config_text
+from autoglm.modelfile.passes import DEFAULT_PASSES, Graph, packing_of, run_passes, set_formats
 from autoglm.modelfile.safetensors_writer import SafetensorsWriter
 from autoglm.modelfile.staging import staged_directory, write_file
 from autoglm.modelfile.strict_json import MAX_CONFIG_BYTES
@@ -45,6 +45,7 @@ class Conversion:
     path: Path
     architecture: str
     weights: WeightFormat
+    passes: tuple[str, ...]
     num_tensors: int
     weights_bytes: int
     has_tokenizer: bool
@@ -55,26 +56,32 @@ def convert(
     out: str | Path,
     weights: WeightFormat,
     *,
+    passes: Sequence[str] = DEFAULT_PASSES,
+    formats: Mapping[str, WeightFormat] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Conversion:
     """Write the bundle `out` from the Hugging Face checkpoint in `source`.
 
+    `passes` are names from PASSES; `formats` maps patterns of matrix names, as in
+    `model.layers.*.mlp.down`, to formats other than `weights`, the last match counting.
     `progress` gets the source bytes done and in all. A ModelFileError says what is wrong with the
-    source, a StorageError why `out` cannot be written; in both cases `out` does not appear.
+    source, a StorageError why `out` cannot be written, a UsageError which pass or pattern has no
+    place; in each case `out` does not appear.
     """
     directory = model_directory(Path(source))
     config = read_config(directory)
     fields = Fields(config, str(directory / CONFIG_NAME))
     _refuse_quantised(fields, directory)
     arch = parse_architecture(fields, weights)
-    small_files = _small_files(directory, config, fields, arch)
+    small_files = _small_files(directory, fields, arch)
     with Checkpoint(directory) as checkpoint:
-        checkpoint.check(arch, bundle_tensors(arch))
-        tensors = list(bundle_tensors(arch))
-        specs = [spec for tensor in tensors for spec in tensor.parts(weights)]
+        graph = set_formats(run_passes(arch, checkpoint, passes), formats or {})
+        packing = packing_of(graph, passes)
+        small_files[CONFIG_NAME] = config_text(_bundle_config(config, graph), packing)
+        specs = [spec for tensor in graph.tensors for spec in tensor.parts()]
         with staged_directory(Path(out)) as stage:
             with SafetensorsWriter(stage / WEIGHTS_NAME, specs) as writer:
-                _write_tensors(tensors, weights, checkpoint, writer, progress)
+                _write_tensors(graph.tensors, checkpoint, writer, progress)
                 writer.finish()
             for name, data in small_files.items():
                 write_file(stage / name, data)
@@ -83,10 +90,19 @@ def convert(
         path=Path(out),
         architecture=arch.name,
         weights=weights,
+        passes=packing.passes,
         num_tensors=len(specs),
         weights_bytes=writer.num_bytes,
         has_tokenizer=TOKENIZER_NAME in small_files,
     )
+
+
+def _bundle_config(config: Mapping[str, object], graph: Graph) -> dict[str, object]:
+    """The checkpoint's keys, but for what a pass has changed."""
+    is_tied = graph.arch.config.tie_word_embeddings
+    if is_tied == bool(config.get("tie_word_embeddings")):
+        return dict(config)
+    return {**config, "tie_word_embeddings": is_tied}
 
 
 def _refuse_quantised(fields: Fields, directory: Path) -> None:
@@ -103,14 +119,12 @@ def _refuse_quantised(fields: Fields, directory: Path) -> None:
     raise UnsupportedModelError(message)
 
 
-def _small_files(
-    directory: Path, config: Mapping[str, object], fields: Fields, arch: Architecture
-) -> dict[str, bytes]:
-    """Every file of the bundle but the weights, checked."""
+def _small_files(directory: Path, fields: Fields, arch: Architecture) -> dict[str, bytes]:
+    """Every file of the bundle but config.json and the weights, checked."""
     vocab_size = arch.config.vocab_size
     read_generation(directory, fields, vocab_size)
     texts = read_tokenizer_texts(directory)
-    files = {CONFIG_NAME: config_text(config, arch.config.weights)}
+    files: dict[str, bytes] = {}
     if texts.chat_template is not None:
         files[CHAT_TEMPLATE_NAME] = _encode(texts.chat_template, directory)
     if (directory / TOKENIZER_NAME).exists():
@@ -137,11 +151,7 @@ def _encode(template: str, directory: Path) -> bytes:
 
 
 def _write_tensors(
-    tensors: list[Matrix | Vector],
-    weights: WeightFormat,
-    checkpoint: Checkpoint,
-    writer: SafetensorsWriter,
-    progress: Progress,
+    tensors: Tensors, checkpoint: Checkpoint, writer: SafetensorsWriter, progress: Progress
 ) -> None:
     total = source_bytes(tensors, checkpoint)
     done = 0
@@ -151,8 +161,8 @@ def _write_tensors(
             writer.append(tensor.name, data)
             done += len(data)
             continue
-        specs = tensor.parts(weights)
-        for num_read, parts in pack_matrix(tensor, weights, checkpoint):
+        specs = tensor.parts()
+        for num_read, parts in pack_matrix(tensor, checkpoint):
             for spec, part in zip(specs, parts, strict=True):
                 writer.append(spec.name, part)
             done += num_read

@@ -21,6 +21,10 @@ class Fields:
         """Whether the key is there and not null."""
         return self._values.get(key) is not None
 
+    def names(self) -> tuple[str, ...]:
+        """All keys."""
+        return tuple(self._values)
+
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """An integer within [low, high]; required when there is no default."""
         value = self._take(key, default)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from autoglm.errors import ModelConfigError, UnsupportedModelError
 from autoglm.modelfile.fields import Fields
@@ -55,6 +55,14 @@ class ArchConfig:
     norm_topk_prob: bool = False
 
 
+class Source(NamedTuple):
+    """A module of the checkpoint, or one of the equal parts its rows are cut into."""
+
+    name: str  # '{}' is the number of the expert
+    part: int = 0
+    num_parts: int = 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Biases:
     """Which linear layers add a bias."""
@@ -68,16 +76,14 @@ class Biases:
 class Architecture:
     """A checked configuration and where its weights are found.
 
-    `names` maps our module names inside a layer to the checkpoint's. Modules with several sources
-    are their rows one after the other; one source of `mlp.gate_up` holds the gate rows, then the up
-    rows.
+    `names` says where each of our modules inside a layer is in the checkpoint.
     `num_extra_layers` layers past the last one (draft heads) are ignored.
     """
 
     name: str
     config: ArchConfig
     biases: Biases
-    names: Mapping[str, tuple[str, ...]]
+    names: Mapping[str, Source]
     num_extra_layers: int = 0
 
 
@@ -91,15 +97,18 @@ class Defaults:
     partial_rotary_factor: float = 1.0
 
 
-SEPARATE_MLP: Mapping[str, tuple[str, ...]] = {
-    "input_norm": ("input_layernorm",),
-    "attn.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attn.q_norm": ("self_attn.q_norm",),
-    "attn.k_norm": ("self_attn.k_norm",),
-    "attn.o": ("self_attn.o_proj",),
-    "mlp.norm": ("post_attention_layernorm",),
-    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "mlp.down": ("mlp.down_proj",),
+SEPARATE_MLP: Mapping[str, Source] = {
+    "input_norm": Source("input_layernorm"),
+    "attn.q": Source("self_attn.q_proj"),
+    "attn.k": Source("self_attn.k_proj"),
+    "attn.v": Source("self_attn.v_proj"),
+    "attn.q_norm": Source("self_attn.q_norm"),
+    "attn.k_norm": Source("self_attn.k_norm"),
+    "attn.o": Source("self_attn.o_proj"),
+    "mlp.norm": Source("post_attention_layernorm"),
+    "mlp.gate": Source("mlp.gate_proj"),
+    "mlp.up": Source("mlp.up_proj"),
+    "mlp.down": Source("mlp.down_proj"),
 }
 
 

@@ -9,13 +9,18 @@ from autoglm.modelfile.arch.base import (
     Architecture,
     Biases,
     Defaults,
+    Source,
     WeightFormat,
     parse_dense,
 )
 from autoglm.modelfile.fields import Fields
 
 NAME = "GlmForCausalLM"
-NAMES: Mapping[str, tuple[str, ...]] = {**SEPARATE_MLP, "mlp.gate_up": ("mlp.gate_up_proj",)}
+NAMES: Mapping[str, Source] = {
+    **SEPARATE_MLP,
+    "mlp.gate": Source("mlp.gate_up_proj", part=0, num_parts=2),
+    "mlp.up": Source("mlp.gate_up_proj", part=1, num_parts=2),
+}
 DEFAULTS = Defaults(num_kv_heads=2, head_dim=128, rms_norm_eps=1.5625e-7, partial_rotary_factor=0.5)
 
 

@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 
 from autoglm.modelfile.arch import glm
-from autoglm.modelfile.arch.base import Architecture, WeightFormat
+from autoglm.modelfile.arch.base import Architecture, Source, WeightFormat
 from autoglm.modelfile.fields import Fields
 
 NAME = "Glm4ForCausalLM"
-NAMES: Mapping[str, tuple[str, ...]] = {
+NAMES: Mapping[str, Source] = {
     **glm.NAMES,
-    "attn.post_norm": ("post_self_attn_layernorm",),
-    "mlp.post_norm": ("post_mlp_layernorm",),
+    "attn.post_norm": Source("post_self_attn_layernorm"),
+    "mlp.post_norm": Source("post_mlp_layernorm"),
 }
 
 

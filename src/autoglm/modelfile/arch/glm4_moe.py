@@ -15,20 +15,22 @@ from autoglm.modelfile.arch.base import (
     Architecture,
     Biases,
     Defaults,
+    Source,
     WeightFormat,
     parse_dense,
 )
 from autoglm.modelfile.fields import Fields
 
 NAME = "Glm4MoeForCausalLM"
-# '{}' is the number of the expert.
-NAMES: Mapping[str, tuple[str, ...]] = {
+NAMES: Mapping[str, Source] = {
     **SEPARATE_MLP,
-    "moe.router": ("mlp.gate",),
-    "moe.experts.gate_up": ("mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj"),
-    "moe.experts.down": ("mlp.experts.{}.down_proj",),
-    "moe.shared.gate_up": ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj"),
-    "moe.shared.down": ("mlp.shared_experts.down_proj",),
+    "moe.router": Source("mlp.gate"),
+    "moe.experts.gate": Source("mlp.experts.{}.gate_proj"),
+    "moe.experts.up": Source("mlp.experts.{}.up_proj"),
+    "moe.experts.down": Source("mlp.experts.{}.down_proj"),
+    "moe.shared.gate": Source("mlp.shared_experts.gate_proj"),
+    "moe.shared.up": Source("mlp.shared_experts.up_proj"),
+    "moe.shared.down": Source("mlp.shared_experts.down_proj"),
 }
 DEFAULTS = Defaults(num_kv_heads=8, head_dim=None, rms_norm_eps=1e-5, partial_rotary_factor=0.5)
 

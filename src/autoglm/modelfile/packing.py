@@ -1,0 +1,95 @@
+"""How a bundle's weights are stored, as the `quantization_config` of its config.json says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from autoglm.errors import ModelConfigError, UnsupportedModelError
+from autoglm.modelfile.arch import WEIGHT_FORMATS, Architecture, WeightFormat
+from autoglm.modelfile.fields import Fields
+from autoglm.modelfile.layout import Matrix, Tensors, bundle_tensors
+
+QUANT_METHOD = "autoglm"
+FORMAT_VERSION = 1
+GROUP_SIZE = 64
+_KEY = "quantization_config"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """The format of the matrices, that of some by name, and the passes that made the tensors."""
+
+    weights: WeightFormat
+    formats: Mapping[str, WeightFormat] = field(default_factory=dict)
+    passes: tuple[str, ...] = ()
+
+
+def packed_tensors(arch: Architecture, packing: Packing) -> Tensors:
+    """The tensors of a bundle, biases included that may be left out.
+
+    ModelConfigError when a format is given for a matrix that there is not.
+    """
+    tensors = bundle_tensors(arch)
+    matrices = {tensor.name for tensor in tensors if isinstance(tensor, Matrix)}
+    for name in packing.formats.keys() - matrices:
+        message = f"{_KEY}: there is no matrix '{name[:200]}' to have a format"
+        raise ModelConfigError(message)
+    return tuple(
+        replace(tensor, weights=packing.formats[tensor.name])
+        if isinstance(tensor, Matrix) and tensor.name in packing.formats
+        else tensor
+        for tensor in tensors
+    )
+
+
+def read_packing(fields: Fields, directory: Path) -> Packing:
+    """The packing of a bundle; UnsupportedModelError for other checkpoints."""
+    packing = fields.nested(_KEY)
+    if not packing.has("quant_method") or packing.text("quant_method") != QUANT_METHOD:
+        message = (
+            f"{directory}: is not an autoglm bundle; write one with: "
+            f"autoglm convert {directory} OUT --weights int8"
+        )
+        raise UnsupportedModelError(message)
+    version = packing.integer("format", 0, 1 << 30)
+    if version != FORMAT_VERSION:
+        message = f"{directory}: bundle format {version}, this version reads {FORMAT_VERSION}"
+        raise UnsupportedModelError(message)
+    return Packing(
+        weights=_format(packing, "weights"),
+        formats=_formats(packing) if packing.has("formats") else {},
+        passes=packing.texts("passes"),
+    )
+
+
+def config_text(config: Mapping[str, object], packing: Packing) -> bytes:
+    """`config.json` of the bundle: the checkpoint's keys and how the weights are packed."""
+    entry: dict[str, object] = {
+        "quant_method": QUANT_METHOD,
+        "format": FORMAT_VERSION,
+        "weights": packing.weights,
+        "passes": list(packing.passes),
+    }
+    if packing.formats:
+        entry["formats"] = dict(packing.formats)
+    if "int4" in {packing.weights, *packing.formats.values()}:
+        entry["group_size"] = GROUP_SIZE
+    return json.dumps({**config, _KEY: entry}, indent=2).encode() + b"\n"
+
+
+def _formats(packing: Fields) -> dict[str, WeightFormat]:
+    formats = packing.nested("formats")
+    if not all(map(str.isprintable, formats.names())):
+        packing.refuse("formats", "formats by the names of matrices")
+    return {name: _format(formats, name) for name in formats.names()}
+
+
+def _format(fields: Fields, key: str) -> WeightFormat:
+    name = fields.text(key)
+    for weights in WEIGHT_FORMATS:
+        if name == weights:
+            return weights
+    fields.refuse(key, f"one of {', '.join(WEIGHT_FORMATS)}")
