@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,6 @@ OURS = "autoglm"
 # What limits each engine to an instruction set below the processor's best.
 LIMITED_ISAS = ("avx512", "avx2")
 ONEDNN_NAMES = {"avx512": "AVX512_CORE_VNNI", "avx2": "AVX2"}
-ATEN_NAMES = {"avx512": "avx512", "avx2": "avx2"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,39 +56,41 @@ def llama(home: Path, models: Path, threads: int, isa: str | None, *, flash: boo
     )
 
 
-def in_python(
-    home: Path, name: str, weights: str, script: str, model: Path, threads: int, isa: str | None
-) -> Engine:
-    """A peer under Python; torch and its oneDNN obey the environment, other peers do not."""
-    environment = {"OMP_NUM_THREADS": str(threads)}
+def torch(home: Path, models: Path, threads: int, isa: str | None) -> Engine:
+    """transformers on torch; floats where the instruction set has no dot product of bf16."""
+    dtype, name = ("bfloat16", "bf16") if isa is None else ("float32", "fp32")
+    engine = in_python(home, "torch", name, ("run_torch.py", models / "glm", threads, dtype))
     if isa:
-        environment["ONEDNN_MAX_CPU_ISA"] = ONEDNN_NAMES[isa]
-        environment["ATEN_CPU_CAPABILITY"] = ATEN_NAMES[isa]
-    python = home / "venv" / "bin" / "python"
+        limits = {"ONEDNN_MAX_CPU_ISA": ONEDNN_NAMES[isa], "ATEN_CPU_CAPABILITY": isa}
+        engine.environment.update(limits)
+    return engine
+
+
+def in_python(
+    home: Path, name: str, weights: str, arguments: Sequence[object], *, has_rows: bool = True
+) -> Engine:
+    """A peer under Python: its runner and the runner's arguments."""
+    script, *rest = map(str, arguments)
     return Engine(
         name=name,
         weights=weights,
-        command=(str(python), str(RUNNERS / script), str(model), str(threads)),
-        environment=environment,
-        has_rows=script != "run_onnx.py",
+        command=(str(home / "venv" / "bin" / "python"), str(RUNNERS / script), *rest),
+        has_rows=has_rows,
     )
 
 
 def peers(home: Path, models: Path, threads: int, isa: str | None = None) -> list[Engine]:
     """Every peer that can be limited to `isa`, best known first."""
-
-    def python(name: str, weights: str, script: str, model: str) -> Engine:
-        return in_python(home, name, weights, script, models / model, threads, isa)
-
     found = [
         llama(home, models, threads, isa, flash=True),
         llama(home, models, threads, isa, flash=False),
+        torch(home, models, threads, isa),
     ]
-    if isa != "avx2":  # there torch computes bf16 in code without vectors
-        found.append(python("torch", "bf16", "run_torch.py", "glm"))
     if isa is None:
+        vino = ("run_openvino.py", models / "openvino", threads)
+        onnx = ("run_onnx.py", models / "onnx", threads)
         found += [
-            python("OpenVINO", "int4, groups of 128", "run_openvino.py", "openvino"),
-            python("ONNX Runtime GenAI", "int4, groups of 32", "run_onnx.py", "onnx"),
+            in_python(home, "OpenVINO", "int4, groups of 128", vino),
+            in_python(home, "ONNX Runtime GenAI", "int4, groups of 32", onnx, has_rows=False),
         ]
     return found

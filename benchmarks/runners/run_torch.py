@@ -1,4 +1,4 @@
-"""The peer transformers on PyTorch, bf16 weights. Usage: run_torch.py CHECKPOINT THREADS"""
+"""The peer transformers on PyTorch. Usage: run_torch.py CHECKPOINT THREADS {bfloat16,float32}"""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, DynamicCache
 class TorchEngine:
     """Default attention (scaled_dot_product_attention) and the default cache."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, dtype: str) -> None:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self._model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.bfloat16, pad_token_id=0
+            path, dtype=getattr(torch, dtype), pad_token_id=0
         ).eval()
         self._ids = RandomIds(self._model.config.vocab_size)
         self.reset()
@@ -50,6 +50,6 @@ class TorchEngine:
 
 if __name__ == "__main__":
     serve(
-        TorchEngine(sys.argv[1], int(sys.argv[2])),
-        f"transformers {transformers.__version__} on torch {torch.__version__}, bf16",
+        TorchEngine(sys.argv[1], int(sys.argv[2]), sys.argv[3]),
+        f"transformers {transformers.__version__} on torch {torch.__version__}, {sys.argv[3]}",
     )
