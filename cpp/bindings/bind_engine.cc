@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/heap.h"
 #include "bindings/bind.h"
 #include "engine/executor.h"
 #include "engine/session.h"
@@ -182,6 +183,9 @@ void bind_sampling(nb::module_& m) {
 }
 
 void bind_model(nb::module_& m) {
+  m.def("release_free_memory", release_free_memory,
+        "Gives memory that was freed back to the system, where the allocator can be asked to.");
+
   nb::class_<Model>(m, "Model", "A model's mapped, validated weights.")
       .def(
           "__init__",
@@ -191,6 +195,8 @@ void bind_model(nb::module_& m) {
           },
           nb::arg("config"), nb::arg("files"), nb::arg("tensors"),
           "tensors: (name, dtype, shape, index into files, offset in the file, size in bytes)")
+      .def("start_prefault", &Model::start_prefault,
+           "Maps the weights from now on, beside other work; not those of models with experts.")
       .def_prop_ro("weights_bytes", &Model::weights_bytes);
 
   nb::class_<Executor>(m, "Executor", "Threads, scratch and KV cache that run one model.")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <span>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -263,6 +264,13 @@ Model::Model(ModelConfig config, const std::vector<std::string>& files,
 
 void Model::check_files() const {
   for (const MmapFile& file : files_) file.check_intact();
+}
+
+void Model::start_prefault() {
+  if (prefault_ || config_.num_experts > 0) return;
+  std::vector<std::span<const std::byte>> ranges;
+  for (const MmapFile& file : files_) ranges.emplace_back(file.data(), file.size());
+  prefault_.emplace(std::move(ranges));
 }
 
 }  // namespace autoglm

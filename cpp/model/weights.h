@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/mmap_file.h"
+#include "base/prefault.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
 
@@ -74,6 +76,9 @@ class Model {
   // Throws Error(kIoError) when a file changed since it was mapped. What was read counts only when
   // this passes afterwards; asked before as well, it spares most readers the missing pages.
   void check_files() const;
+  // Maps the weights from now on, on a thread of its own. Models with experts are left alone: not
+  // all of their pages are read, and they may not fit.
+  void start_prefault();
 
  private:
   ModelConfig config_;
@@ -84,6 +89,7 @@ class Model {
   std::vector<LayerWeights> layers_;
   std::vector<WeightType> weight_types_;
   uint64_t weights_bytes_ = 0;
+  std::optional<Prefault> prefault_;  // last: it reads the files
 };
 
 }  // namespace autoglm

@@ -323,12 +323,22 @@ class Sampling:
     @prompt_lookup.setter
     def prompt_lookup(self, arg: bool, /) -> None: ...
 
+def release_free_memory() -> None:
+    """
+    Gives memory that was freed back to the system, where the allocator can be asked to.
+    """
+
 class Model:
     """A model's mapped, validated weights."""
 
     def __init__(self, config: ModelConfig, files: Sequence[str], tensors: Sequence[tuple[str, str, Sequence[int], int, int, int]]) -> None:
         """
         tensors: (name, dtype, shape, index into files, offset in the file, size in bytes)
+        """
+
+    def start_prefault(self) -> None:
+        """
+        Maps the weights from now on, beside other work; not those of models with experts.
         """
 
     @property

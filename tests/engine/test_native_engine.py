@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,14 @@ from tests.fakes import ask, text_of
 
 import autoglm
 from autoglm.engine.local import LocalEngine
-from autoglm.engine.model import LoadedModel, load_engine, load_model, pool_tokens
-from autoglm.engine.native import NativeSession
+from autoglm.engine.model import (
+    LoadedModel,
+    embedded_model,
+    load_engine,
+    load_model,
+    pool_tokens,
+)
+from autoglm.engine.native import NativeModel, NativeSession
 from autoglm.errors import (
     CancelledError,
     ContextOverflowError,
@@ -21,8 +28,11 @@ from autoglm.errors import (
     ModelNotFoundError,
     UsageError,
 )
+from autoglm.hardware.process import rss_bytes
+from autoglm.modelfile.bundle import open_bundle
 from autoglm.types import Cancellation, SamplingParams
 
+DEADLINE_S = 60.0
 TEXT = "张敏：周五上线。Ann: Friday it is."
 
 
@@ -311,3 +321,12 @@ def test_a_window_longer_than_the_prompt_answers_as_without(tiny_bundle, engine)
     with load_model(tiny_bundle, window=192) as model:
         windowed = list(model.engine(max_tokens=24).stream(ask(TEXT)))
     assert text_of(windowed) == text_of(list(engine.stream(ask(TEXT))))
+
+
+def test_prefault_maps_the_weights_before_they_are_read():
+    bundle = open_bundle(embedded_model())
+    model = NativeModel(bundle, pool_tokens=64)
+    before, deadline = rss_bytes(), time.monotonic() + DEADLINE_S
+    model.start_prefault()
+    while rss_bytes() - before < 0.9 * bundle.weights_bytes:
+        assert time.monotonic() < deadline

@@ -98,6 +98,7 @@ def _memory(settings: Settings) -> dict[str, Any]:
         context_tokens=settings.context_tokens,
         window=settings.window,
         sink=settings.sink,
+        prefault=False,
     ) as model:
         need = model.memory_need()
     return {**asdict(need), "peak_bytes": need.peak_bytes}

@@ -58,14 +58,18 @@ def touched_weights(bundle: Bundle, context_tokens: int) -> int:
 
 
 def need_after_loading(
-    bundle: Bundle, context_tokens: int, *, kv_bytes: int, resident: int
+    bundle: Bundle, context_tokens: int, *, kv_bytes: int, resident: int, peak: int
 ) -> MemoryNeed:
-    """The peak of a process that has `resident` bytes after loading and has run nothing yet."""
+    """The peak of a process that has run nothing yet.
+
+    It has `resident` bytes after loading and had `peak` while it parsed the tokenizer, beside
+    which the weights are mapped.
+    """
     return MemoryNeed(
         context_tokens=context_tokens,
         weights_bytes=touched_weights(bundle, context_tokens),
         kv_bytes=kv_bytes,
-        other_bytes=resident + RUNNING_BYTES,
+        other_bytes=max(resident + RUNNING_BYTES, peak - kv_bytes),
     )
 
 

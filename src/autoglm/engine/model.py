@@ -17,7 +17,7 @@ from autoglm.engine.template import ApartRendering, TemplateError, render, rende
 from autoglm.engine.tokenizer import Tokenizer
 from autoglm.errors import ModelNotFoundError, UsageError
 from autoglm.hardware.memory import available_bytes
-from autoglm.hardware.process import rss_bytes
+from autoglm.hardware.process import peak_rss_bytes, rss_bytes
 from autoglm.modelfile.bundle import Bundle, open_bundle
 from autoglm.modelfile.files import read_bounded, resolve_inside
 from autoglm.modelfile.manifest import MANIFEST_NAME
@@ -48,19 +48,18 @@ class LoadedModel:
         context_tokens: int = 0,
         window: int = 0,
         sink: int = DEFAULT_SINK,
+        prefault: bool = True,
     ) -> None:
         """`context_tokens` 0 is the model's own context, up to DEFAULT_MAX_CONTEXT.
 
         With a `window` attention sees the first `sink` and the latest `window` tokens, and
-        `context_tokens` may be larger than the model's own context. Raises UsageError when more
+        `context_tokens` may be larger than the model's own context. Unless `prefault` is off,
+        the weights are mapped while the tokenizer loads. Raises UsageError when more
         is asked for than can be, ResourceError when memory cannot hold it, ModelFileError and its
         kinds.
         """
         self.bundle = bundle
         self.context_tokens = context_tokens or min(bundle.max_position, DEFAULT_MAX_CONTEXT)
-        self.tokenizer = Tokenizer.from_file(
-            bundle.tokenizer_path, vocab_size=bundle.config.vocab_size
-        )
         held = held_tokens(self.context_tokens, window=window, sink=sink)
         check_fits(bundle, held_tokens=held, available=available_bytes())
         self._native: NativeModel | None = NativeModel(
@@ -69,6 +68,11 @@ class LoadedModel:
             threads=threads,
             window=window,
             sink=sink,
+        )
+        if prefault:
+            self._native.start_prefault()
+        self.tokenizer = Tokenizer.from_file(
+            bundle.tokenizer_path, vocab_size=bundle.config.vocab_size
         )
         if self.context_tokens > max(self._native.max_tokens, bundle.max_position):
             message = (
@@ -125,11 +129,15 @@ class LoadedModel:
     def memory_need(self, context_tokens: int = 0) -> MemoryNeed:
         """What a request of this many tokens (0: the whole context) takes at its peak.
 
-        Measures this process, so ask right after loading.
+        Measures this process, so ask right after loading without `prefault`.
         """
         tokens = context_tokens or self.context_tokens
         return need_after_loading(
-            self.bundle, tokens, kv_bytes=self.native.kv_bytes(tokens), resident=rss_bytes() or 0
+            self.bundle,
+            tokens,
+            kv_bytes=self.native.kv_bytes(tokens),
+            resident=rss_bytes() or 0,
+            peak=peak_rss_bytes() or 0,
         )
 
     def fingerprint(self) -> bytes:
@@ -186,6 +194,7 @@ def load_model(
     context_tokens: int = 0,
     window: int = 0,
     sink: int = DEFAULT_SINK,
+    prefault: bool = True,
 ) -> LoadedModel:
     """Open the bundle at `path`, None for the embedded one.
 
@@ -193,7 +202,12 @@ def load_model(
     """
     bundle = open_bundle(embedded_model() if path is None else path)
     return LoadedModel(
-        bundle, threads=threads, context_tokens=context_tokens, window=window, sink=sink
+        bundle,
+        threads=threads,
+        context_tokens=context_tokens,
+        window=window,
+        sink=sink,
+        prefault=prefault,
     )
 
 

@@ -59,12 +59,12 @@ class NativeModel:
         plan.max_context = pool_tokens
         self._plan = plan
         with translate_core_errors():
-            model = _core.Model(
+            self._model = _core.Model(
                 native_config(bundle.config),
                 [str(path) for path in bundle.files],
                 list(bundle.tensors),
             )
-            self._executor = _core.Executor(model, plan)
+            self._executor = _core.Executor(self._model, plan)
         self.pool_tokens: int = self._executor.num_free_pages * PAGE_TOKENS
 
     @property
@@ -85,6 +85,10 @@ class NativeModel:
     def held_tokens(self, num_tokens: int) -> int:
         """How much of the pool a sequence of `num_tokens` takes at most."""
         return self._plan.held_tokens(num_tokens)
+
+    def start_prefault(self) -> None:
+        """Map the weights from now on, beside other work."""
+        self._model.start_prefault()
 
     def kv_bytes(self, num_tokens: int) -> int:
         """Memory of the pages that a sequence of `num_tokens` holds at most."""

@@ -74,6 +74,8 @@ class Tokenizer:
         """
         import tokenizers
 
+        from autoglm._core import release_free_memory
+
         content = read_bounded(path, MAX_TOKENIZER_BYTES)
         if _SUBWORD_PREFIX.search(content) or _has_escaped_ascii(content):
             message = f"{path}: has a subword prefix, or letters written as \\u escapes"
@@ -85,6 +87,8 @@ class Tokenizer:
                 raise
             message = f"{path}: not a tokenizer this version reads: {str(err)[:200]}"
             raise ModelFileError(message) from err
+        # Parsing leaves as much free memory in the heap as the tokenizer takes.
+        release_free_memory()
         backend.no_padding()
         backend.no_truncation()
         top_id = max(backend.get_added_tokens_decoder(), default=-1)
