@@ -18,6 +18,8 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 namespace autoglm {
@@ -75,6 +77,21 @@ CpuFeatures probe() {
   return features;
 }
 
+#elif defined(__aarch64__)
+
+// Bits of the kernel's ABI (Documentation/arch/arm64/elf_hwcaps.rst), which older libc headers
+// lack.
+CpuFeatures probe() {
+  constexpr unsigned long kHwcapAsimd = 1ul << 1, kHwcapAsimdDp = 1ul << 20;
+  constexpr unsigned long kHwcap2I8mm = 1ul << 13;
+  const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
+  CpuFeatures features;
+  features.neon = (hwcap & kHwcapAsimd) != 0;
+  features.dotprod = features.neon && (hwcap & kHwcapAsimdDp) != 0;
+  features.i8mm = features.dotprod && (hwcap2 & kHwcap2I8mm) != 0;
+  return features;
+}
+
 #else
 
 CpuFeatures probe() { return {}; }
@@ -82,7 +99,9 @@ CpuFeatures probe() { return {}; }
 #endif
 
 constexpr std::pair<Isa, std::string_view> kIsaNames[] = {
-    {Isa::kScalar, "scalar"}, {Isa::kAvx2, "avx2"}, {Isa::kAvx512, "avx512"}, {Isa::kAmx, "amx"}};
+    {Isa::kScalar, "scalar"}, {Isa::kAvx2, "avx2"}, {Isa::kAvx512, "avx512"},
+    {Isa::kAmx, "amx"},       {Isa::kNeon, "neon"}, {Isa::kDotprod, "dotprod"},
+    {Isa::kI8mm, "i8mm"}};
 
 std::string names_of(const std::vector<Isa>& isas) {
   std::string names;
@@ -91,6 +110,12 @@ std::string names_of(const std::vector<Isa>& isas) {
     names += isa_name(isa);
   }
   return names;
+}
+
+std::string all_names() {
+  std::vector<Isa> isas;
+  for (const auto& [isa, name] : kIsaNames) isas.push_back(isa);
+  return names_of(isas);
 }
 
 // "package:core" of a logical processor, or its own number where the kernel does not say.
@@ -117,6 +142,9 @@ std::vector<Isa> supported_isas() {
   if (features.avx2_fma) isas.push_back(Isa::kAvx2);
   if (features.avx512_vnni) isas.push_back(Isa::kAvx512);
   if (features.amx_int8_bf16) isas.push_back(Isa::kAmx);
+  if (features.neon) isas.push_back(Isa::kNeon);
+  if (features.dotprod) isas.push_back(Isa::kDotprod);
+  if (features.i8mm) isas.push_back(Isa::kI8mm);
   return isas;
 }
 
@@ -134,8 +162,8 @@ Isa select_isa(std::string_view name) {
                                     "' is not supported by this processor; it has " +
                                     names_of(isas));
   }
-  throw Error(kArgumentError, "unknown instruction set '" + std::string(name) +
-                                  "'; use one of scalar, avx2, avx512, amx");
+  throw Error(kArgumentError,
+              "unknown instruction set '" + std::string(name) + "'; use one of " + all_names());
 }
 
 int num_physical_cores() {

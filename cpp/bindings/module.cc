@@ -47,6 +47,9 @@ nb::dict cpu_info() {
   if (features.avx2_fma) names.append("avx2_fma");
   if (features.avx512_vnni) names.append("avx512_vnni");
   if (features.amx_int8_bf16) names.append("amx_int8_bf16");
+  if (features.neon) names.append("neon");
+  if (features.dotprod) names.append("dotprod");
+  if (features.i8mm) names.append("i8mm");
   nb::dict info;
   info["isa"] = std::string(isa_name(select_isa("")));
   info["supported"] = supported;

@@ -14,6 +14,10 @@
 namespace autoglm {
 namespace {
 
+// Rows that share what is loaded of a page, and vectors of values a row takes at a time.
+constexpr int kSharedRows = kAccumulators / 2 < 4 ? kAccumulators / 2 : 4;
+constexpr int kValueVectors = kAccumulators / kSharedRows;
+
 struct AttentionRow {
   const float* q;
   const float* sink_q;
@@ -149,8 +153,8 @@ void attend_page(const AttentionArgs& args, AttentionState& state, const Element
     num_tokens = std::max(num_tokens, num_keys);
   }
   int d = 0;
-  for (; d + 64 <= args.kv.head_dim; d += 64) {
-    add_values<kRows, 4>(args, values, state, first, d, num_tokens);
+  for (; d + 16 * kValueVectors <= args.kv.head_dim; d += 16 * kValueVectors) {
+    add_values<kRows, kValueVectors>(args, values, state, first, d, num_tokens);
   }
   for (; d < args.kv.head_dim; d += 16) {
     add_values<kRows, 1>(args, values, state, first, d, num_tokens);
@@ -171,7 +175,9 @@ void attend_rows(const AttentionArgs& args, AttentionState& state, int kv_head) 
     int r = 0;
     while (r < state.num_rows && state.rows[r].num_keys <= first_key)
       ++r;  // rows are in token order
-    for (; r + 4 <= state.num_rows; r += 4) attend_page<4>(args, state, keys, values, r, first_key);
+    for (; r + kSharedRows <= state.num_rows; r += kSharedRows) {
+      attend_page<kSharedRows>(args, state, keys, values, r, first_key);
+    }
     for (; r < state.num_rows; ++r) attend_page<1>(args, state, keys, values, r, first_key);
   }
 }

@@ -8,6 +8,8 @@
 namespace autoglm {
 namespace {
 
+constexpr float kWeightSteps = 32640.0f;  // largest code of a softmax weight
+
 inline void store_code_words(int16_t* p, F32x16 code) {
   const __m256i words =
       _mm256_packs_epi32(_mm256_cvtps_epi32(code.low), _mm256_cvtps_epi32(code.high));

@@ -5,6 +5,7 @@
 // row's arithmetic does not depend on which rows are beside it. The including file defines, before
 // it,
 //   put_query_codes, put_weight_codes: store 16 codes of a row in the layout its dots read;
+//   kWeightSteps: the largest code of a softmax weight;
 //   dot_keys, dot_values: int32 dots of all rows with a block of keys or values.
 #pragma once
 

@@ -6,8 +6,6 @@
 namespace autoglm {
 namespace {
 
-constexpr float kWeightSteps = 32640.0f;  // largest code of a softmax weight: 128 * 255
-
 // Pages of one KV head in a key block.
 struct KeyBlock {
   int num_pages = 0;

@@ -9,6 +9,8 @@
 namespace autoglm {
 namespace {
 
+constexpr float kWeightSteps = 32640.0f;  // largest code of a softmax weight: 128 * 255
+
 inline void put_query_codes(const Int8AttentionState& state, int r, int d, F32x16 code) {
   const F32x16 high = round_even(code * splat(1.0f / kPlaneBase));
   int8_t* p = state.query_codes + r * state.key_dim + d;

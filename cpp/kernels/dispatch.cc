@@ -8,24 +8,32 @@ extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 extern const Kernels kAmxKernels;
+#elif defined(__aarch64__)
+extern const Kernels kNeonKernels;
+extern const Kernels kDotprodKernels;
+extern const Kernels kI8mmKernels;
 #endif
 
 const Kernels& kernels_for(Isa isa) {
-#if defined(__x86_64__)
   switch (isa) {
+#if defined(__x86_64__)
     case Isa::kAvx2:
       return kAvx2Kernels;
     case Isa::kAvx512:
       return kAvx512Kernels;
     case Isa::kAmx:
       return kAmxKernels;
-    case Isa::kScalar:
-      break;
-  }
-#else
-  static_cast<void>(isa);
+#elif defined(__aarch64__)
+    case Isa::kNeon:
+      return kNeonKernels;
+    case Isa::kDotprod:
+      return kDotprodKernels;
+    case Isa::kI8mm:
+      return kI8mmKernels;
 #endif
-  return kScalarKernels;
+    default:
+      return kScalarKernels;
+  }
 }
 
 }  // namespace autoglm

@@ -75,8 +75,11 @@ void gemm_float_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutpu
 
 template <int kBlocks>
 void gemm_float_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block) {
+  constexpr int kRows = kAccumulators / kBlocks < 4 ? kAccumulators / kBlocks : 4;
   int first = 0;
-  for (; first + 4 <= x.rows; first += 4) gemm_float_tile<4, kBlocks>(w, x, y, block, first);
+  for (; first + kRows <= x.rows; first += kRows) {
+    gemm_float_tile<kRows, kBlocks>(w, x, y, block, first);
+  }
   switch (x.rows - first) {
     case 3:
       return gemm_float_tile<3, kBlocks>(w, x, y, block, first);

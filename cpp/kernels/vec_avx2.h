@@ -8,6 +8,10 @@
 namespace autoglm {
 namespace {
 
+// F32x16 that a kernel may accumulate at once. More than fit the registers, but operands from the
+// stack cost less than loading weights and keys twice.
+constexpr int kAccumulators = 16;
+
 struct F32x16 {
   __m256 low, high;
 };

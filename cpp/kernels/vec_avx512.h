@@ -8,6 +8,9 @@
 namespace autoglm {
 namespace {
 
+// F32x16 that a kernel may accumulate at once: 16 of the 32 registers.
+constexpr int kAccumulators = 16;
+
 struct F32x16 {
   __m512 v;
 };

@@ -1,0 +1,34 @@
+// Kernels for NEON with dot products and int8 matrix products (ARMv8.6).
+#include "kernels/ref.h"
+
+// Each file builds on the ones above it.
+// clang-format off
+#include "kernels/vec_neon.h"
+#include "kernels/rows-inl.h"
+#include "kernels/store_kv-inl.h"
+#include "kernels/attention-inl.h"
+#include "kernels/dot_neon_i8mm-inl.h"
+#include "kernels/attention_dots_neon-inl.h"
+#include "kernels/attention_i8-inl.h"
+#include "kernels/dot_neon-inl.h"
+#include "kernels/gemm_float-inl.h"
+#include "kernels/gemm_integer-inl.h"
+// clang-format on
+
+namespace autoglm {
+
+extern const Kernels kI8mmKernels;
+const Kernels kI8mmKernels = {
+    .isa = Isa::kI8mm,
+    .rows_format = rows_format,
+    .pack_row = pack_row,
+    .gemm = gemm,
+    .rms_norm = rms_norm,
+    .add = add,
+    .rope = ref::rope,
+    .store_kv = store_kv,
+    .attention = attention,
+    .unpack_row = ref::unpack_row,
+};
+
+}  // namespace autoglm
