@@ -33,11 +33,12 @@ install = $(BIN)/python tools/requirements.py $(1) >build/requirements-$(1).txt;
 configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
-.PHONY: help run build test test-native test-portable sanitize lint fix bench bench-peers docs size fuzz fuzz-bundles parity clean
+.PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
+	lint fix bench bench-peers docs size fuzz fuzz-bundles parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: build ## summarise the example meeting, offline
 	@$(BIN)/autoglm generate "请总结以下会议记录要点" --file $(EXAMPLE) --offline
@@ -71,7 +72,16 @@ test: build $(VENV)/.requirements-test test-native ## Python and native tests
 
 test-native: build/native test-portable ## native tests, then the portable cross builds
 	$(BIN)/cmake --build build/native
-	$(BIN)/ctest --test-dir build/native --output-on-failure
+	$(BIN)/python tools/isa_objects.py build/native
+	$(BIN)/ctest --test-dir build/native --output-on-failure $(CTEST_ARGS)
+
+# Emulation is slow: `make test` runs one vector path in full and a slice of the others.
+CTEST_ARGS = -LE chips
+env-aarch64 = AUTOGLM_ISA=i8mm
+
+test-chips: CTEST_ARGS =
+test-chips: env-aarch64 =
+test-chips: test-native ## the native tests for every path and processor type, which takes minutes
 
 test-portable: $(addprefix portable-,$(PORTABLE)) ## the portable path for other processors under qemu-user
 
@@ -82,7 +92,8 @@ portable-%: $(VENV)/.tools
 		-DCMAKE_CXX_COMPILER=$*-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static \
 		-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-$* >build/portable-$*.log; \
 	$(BIN)/cmake --build build/$*; \
-	$(BIN)/ctest --test-dir build/$* --output-on-failure
+	$(BIN)/python tools/isa_objects.py build/$* $*-linux-gnu-; \
+	$(env-$*) $(BIN)/ctest --test-dir build/$* --output-on-failure $(CTEST_ARGS)
 
 sanitize: sanitize-memory sanitize-threads ## native tests under ASan with UBSan, then TSan
 

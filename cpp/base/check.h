@@ -3,9 +3,12 @@
 #pragma once
 
 #include <cstdio>
+#include <cstdlib>
 #include <sstream>
 #include <string>
+#include <vector>
 
+#include "base/cpu_features.h"
 #include "base/error.h"
 
 namespace autoglm::test {
@@ -47,6 +50,14 @@ void record_throws(int code, const Body& body, const char* file, int line, const
     seen = "threw code " + std::to_string(error.code()) + ": " + error.what();
   }
   record(false, file, line, std::string(text) + ": " + seen);
+}
+
+// Every path of this processor; with AUTOGLM_ISA the scalar path and the one it names.
+inline std::vector<Isa> tested_isas() {
+  const char* named = std::getenv("AUTOGLM_ISA");
+  if (named == nullptr || *named == '\0') return supported_isas();
+  const Isa isa = select_isa(named);
+  return isa == Isa::kScalar ? std::vector{isa} : std::vector{Isa::kScalar, isa};
 }
 
 inline int finish_tests() {

@@ -39,7 +39,7 @@ void test_chunks_and_threads_do_not_change_a_bit() {
     for (const ModelConfig& config : {tiny_config(type), tiny_moe_config(type)}) {
       const TinyModel tiny(config);
       const auto model = tiny.load();
-      for (const Isa isa : supported_isas()) {
+      for (const Isa isa : test::tested_isas()) {
         const std::string name(isa_name(isa));
         const auto whole = logits(model, {.threads = 1, .isa = name}, ids);
         CHECK(whole == logits(model, {.threads = 2, .isa = name, .prefill_chunk = 33}, ids));
@@ -90,7 +90,7 @@ void test_prompt_lookup_changes_no_token() {
     const auto model = tiny.load();
     std::vector<int32_t> ids = random_ids(40);
     for (int i = 0; i < 3; ++i) ids.insert(ids.end(), ids.begin(), ids.begin() + 40);
-    for (const Isa isa : supported_isas()) {
+    for (const Isa isa : test::tested_isas()) {
       for (const KvType kv_type : {KvType::kF32, KvType::kF16, KvType::kI8}) {
         const Plan plan{.threads = 2, .isa = std::string(isa_name(isa)), .kv_dtype = kv_type};
         const auto executor = std::make_shared<Executor>(model, plan);
