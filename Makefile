@@ -95,6 +95,37 @@ portable-%: $(VENV)/.tools
 	$(BIN)/python tools/isa_objects.py build/$* $*-linux-gnu-; \
 	$(env-$*) $(BIN)/ctest --test-dir build/$* --output-on-failure $(CTEST_ARGS)
 
+# The wheel for aarch64 is cross-compiled for the Python of Debian 12; the check answers a question
+# with the embedded model under qemu-user.
+ARM_PYTHON := build/arm-python
+ARM_PLATFORMS := linux_aarch64 manylinux_2_28_aarch64 manylinux_2_17_aarch64 manylinux2014_aarch64
+
+wheel-aarch64: $(VENV)/.tools $(VENV)/.requirements-build | $(ARM_PYTHON) ## cross-compile a wheel for aarch64 and try it
+	@mkdir -p dist; rm -f dist/*aarch64.whl
+	$(call logged,building the aarch64 wheel,build/wheel-aarch64.log,PATH="$(CURDIR)/$(BIN):$$PATH" \
+	_PYTHON_HOST_PLATFORM=linux-aarch64 SETUPTOOLS_EXT_SUFFIX=.cpython-311-aarch64-linux-gnu.so \
+	$(BIN)/python -m pip wheel --verbose --no-build-isolation --no-deps -w dist \
+	-C build-dir=build/wheel-aarch64 -C cmake.define.CMAKE_SYSTEM_NAME=Linux \
+	-C cmake.define.CMAKE_SYSTEM_PROCESSOR=aarch64 \
+	-C cmake.define.CMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+	-C cmake.define.Python_INCLUDE_DIR=$(CURDIR)/$(ARM_PYTHON)/usr/include/python3.11 .)
+	@rm -rf build/arm-site
+	$(call logged,installing the aarch64 wheel,build/arm-site.log,$(BIN)/python -m pip install \
+	--target build/arm-site --python-version 3.11 --implementation cp --only-binary=:all: \
+	$(ARM_PLATFORMS:%=--platform %) dist/*aarch64.whl)
+	qemu-aarch64 -L $(ARM_PYTHON) -E PYTHONHOME=$(CURDIR)/$(ARM_PYTHON)/usr \
+		-E PYTHONPATH=$(CURDIR)/build/arm-site $(ARM_PYTHON)/usr/bin/python3.11 -m autoglm \
+		generate "你好" --offline --max-tokens 8
+	@ls dist/*aarch64.whl
+
+$(ARM_PYTHON): | $(VENV)/bin/python
+	@test "$$($(BIN)/python -c 'import sys; print(*sys.version_info[:2])')" = "3 11" || { \
+		echo "autoglm: the aarch64 wheel is built with Python 3.11" >&2; exit 1; }
+	@for tool in apt-get aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || { \
+		echo "autoglm: $$tool is needed; on Debian: apt install g++-aarch64-linux-gnu qemu-user" >&2; \
+		exit 1; }; done
+	$(call logged,fetching Python for aarch64,build/arm-python.log,$(BIN)/python tools/arm_python.py $@)
+
 sanitize: sanitize-memory sanitize-threads ## native tests under ASan with UBSan, then TSan
 
 SANITIZERS-memory := address,undefined
