@@ -202,10 +202,12 @@ void bind_model(nb::module_& m) {
   nb::class_<Executor>(m, "Executor", "Threads, scratch and KV cache that run one model.")
       .def(
           "__init__",
-          [](Executor* self, std::shared_ptr<Model> model, const Plan& plan) {
-            new (self) Executor(std::move(model), plan);
+          [](Executor* self, std::shared_ptr<Model> model, const Plan& plan,
+             const Executor* threads_of) {
+            new (self) Executor(std::move(model), plan, threads_of);
           },
-          nb::arg("model"), nb::arg("plan"))
+          nb::arg("model"), nb::arg("plan"), nb::arg("threads_of").none() = nb::none(),
+          "threads_of: another executor whose threads this one uses too, by turns")
       .def_prop_ro("isa", [](const Executor& e) { return std::string(isa_name(e.isa())); })
       .def_prop_ro("threads", &Executor::num_threads)
       .def_prop_ro("max_tokens", &Executor::max_tokens, "of the longest sequence")
@@ -225,8 +227,19 @@ void bind_model(nb::module_& m) {
 }
 
 void bind_session(nb::module_& m) {
+  nb::class_<DraftModel>(m, "DraftModel",
+                         "A model that drafts for sessions of another with the same vocabulary.")
+      .def(nb::init<std::shared_ptr<Executor>, std::shared_ptr<Executor>>(), nb::arg("executor"),
+           nb::arg("target"));
+
   nb::class_<Session>(m, "Session", "One token sequence: prefill, then decode.")
-      .def(nb::init<std::shared_ptr<Executor>>(), nb::arg("executor"))
+      .def(
+          "__init__",
+          [](Session* self, std::shared_ptr<Executor> executor,
+             std::shared_ptr<DraftModel> draft_model) {
+            new (self) Session(std::move(executor), std::move(draft_model));
+          },
+          nb::arg("executor"), nb::arg("draft_model").none() = nb::none())
       .def(
           "prefill",
           [](Session& session, const std::vector<int32_t>& ids) {
@@ -237,14 +250,15 @@ void bind_session(nb::module_& m) {
           nb::arg("ids"), "Appends ids; returns how many tokens were found in the prefix cache.")
       .def(
           "decode",
-          [](Session& session, int n, const Sampling& sampling) {
+          [](Session& session, int n, const Sampling& sampling, double seconds) {
             const Sampling fixed = sampling;  // Python may change the original meanwhile
             const Checkpoint poll = make_signal_poll();
             const nb::gil_scoped_release release;
-            return session.decode(n, fixed, poll);
+            return session.decode(n, fixed, poll, seconds);
           },
-          nb::arg("n"), nb::arg("sampling"),
-          "Up to n sampled tokens, ending early with an EOS id or when the context is full.")
+          nb::arg("n"), nb::arg("sampling"), nb::arg("seconds") = Session::kNoLimit,
+          "Up to n sampled tokens, ending early with an EOS id, when the context is full, or when "
+          "one more step would take longer than `seconds` in all.")
       .def("logits", session_logits, nb::arg("ids"),
            "Logits [len(ids), vocab_size] of a sequence of its own, apart from the session's.")
       .def(
@@ -258,7 +272,7 @@ void bind_session(nb::module_& m) {
       .def("cancel", &Session::cancel,
            "Makes the running call, or else the next, raise code 501; from any thread.")
       .def_prop_ro("num_tokens", &Session::num_tokens)
-      .def_prop_ro("num_drafted", &Session::num_drafted, "tokens drafted by prompt lookup")
+      .def_prop_ro("num_drafted", &Session::num_drafted, "tokens drafted")
       .def_prop_ro("num_accepted", &Session::num_accepted, "drafted tokens that were right");
 }
 

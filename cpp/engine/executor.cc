@@ -91,16 +91,17 @@ int held_tokens(const Plan& plan, int num_tokens) {
   return std::min(num_pages, window.most_held(step_tokens(plan.prefill_chunk))) * kPageTokens;
 }
 
-Executor::Executor(std::shared_ptr<const Model> model, const Plan& plan)
+Executor::Executor(std::shared_ptr<const Model> model, const Plan& plan, const Executor* threads_of)
     : model_(std::move(model)),
       kernels_(kernels_for(select_isa(plan.isa))),
       prefill_chunk_(check_range("prefill_chunk", plan.prefill_chunk, 1, 8192)),
       window_(window_of(plan)),
       num_pages_(num_pages_of(plan, window_, model_->config())),
       max_tokens_(max_tokens_of(plan, window_, num_pages_, model_->config())),
-      pool_(num_threads_of(plan)),
+      workers_(threads_of != nullptr ? threads_of->workers_
+                                     : std::make_shared<Workers>(num_threads_of(plan))),
       kv_cache_(kv_geometry_of(plan, model_->config()), num_pages_),
-      transformer_(*model_, kernels_, pool_, prefill_chunk_, is_precise(plan), window_) {}
+      transformer_(*model_, kernels_, workers_->pool, prefill_chunk_, is_precise(plan), window_) {}
 
 void Executor::check_ids(std::span<const int32_t> ids) const {
   const int vocab_size = model_->config().vocab_size;
@@ -113,7 +114,7 @@ void Executor::check_ids(std::span<const int32_t> ids) const {
 
 void Executor::forward(const Chunk& chunk, int num_logits, float* logits,
                        const Checkpoint& checkpoint) {
-  const std::lock_guard lock(forward_mutex_);
+  const std::lock_guard lock(workers_->mutex);
   model_->check_files();
   transformer_.forward(chunk, checkpoint);
   if (num_logits > 0) {
@@ -147,13 +148,13 @@ double Executor::score(std::span<const int32_t> ids, const Checkpoint& checkpoin
 }
 
 void Executor::start_profile() {
-  const std::lock_guard lock(forward_mutex_);
+  const std::lock_guard lock(workers_->mutex);
   recorder_.emplace();
   transformer_.set_recorder(&*recorder_);
 }
 
 std::vector<StepEvent> Executor::stop_profile() {
-  const std::lock_guard lock(forward_mutex_);
+  const std::lock_guard lock(workers_->mutex);
   transformer_.set_recorder(nullptr);
   std::vector<StepEvent> events;
   if (recorder_) events = recorder_->events();
@@ -162,8 +163,8 @@ std::vector<StepEvent> Executor::stop_profile() {
 }
 
 Limits Executor::measure_limits() {
-  const std::lock_guard lock(forward_mutex_);
-  return autoglm::measure_limits(kernels_, model_->config().weights, pool_);
+  const std::lock_guard lock(workers_->mutex);
+  return autoglm::measure_limits(kernels_, model_->config().weights, workers_->pool);
 }
 
 // Rows from `first_row` of the last chunk against the tokens that follow them.
@@ -174,7 +175,7 @@ double Executor::score_rows(std::span<const int32_t> targets, int first_row) {
   score_logits_.reserve(kScoreRows * vocab_size);
   transformer_.head(first_row, first_row + num_rows, score_logits_.data(), vocab_size);
   std::array<double, kScoreRows> losses{};
-  pool_.parallel_for(num_rows, 1, [&](int64_t begin, int64_t end, int) {
+  workers_->pool.parallel_for(num_rows, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       losses[i] = negative_log_probability(score_logits_.data() + i * vocab_size,
                                            static_cast<int>(vocab_size), targets[i]);
@@ -200,7 +201,7 @@ void Executor::for_chunks(std::span<const int32_t> ids, const Checkpoint& checkp
     const int count = std::min(prefill_chunk_, num_tokens - first);
     kv.slide(first);
     kv.reserve(window_.is_on() ? first + count : num_tokens);
-    const std::lock_guard lock(forward_mutex_);
+    const std::lock_guard lock(workers_->mutex);
     model_->check_files();
     transformer_.forward({ids.subspan(first, count), first, kv.view()}, checkpoint);
     body(first, count);

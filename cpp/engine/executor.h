@@ -11,6 +11,7 @@
 
 #include "base/thread_pool.h"
 #include "engine/kv_cache.h"
+#include "engine/speculation.h"
 #include "kernels/kernels.h"
 #include "model/limits.h"
 #include "model/profile.h"
@@ -38,17 +39,22 @@ int held_tokens(const Plan& plan, int num_tokens);
 
 class Executor {
  public:
-  // Throws Error(kArgumentError) or Error(kOutOfMemoryError).
-  Executor(std::shared_ptr<const Model> model, const Plan& plan);
+  // Throws Error(kArgumentError) or Error(kOutOfMemoryError). With `threads_of` both executors use
+  // the same threads, by turns.
+  Executor(std::shared_ptr<const Model> model, const Plan& plan,
+           const Executor* threads_of = nullptr);
 
   const Model& model() const { return *model_; }
+  const std::shared_ptr<const Model>& shared_model() const { return model_; }
   Isa isa() const { return kernels_.isa; }
-  int num_threads() const { return pool_.num_threads(); }
+  int num_threads() const { return workers_->pool.num_threads(); }
   int prefill_chunk() const { return prefill_chunk_; }
   // Tokens of the longest sequence that can be computed.
   int max_tokens() const { return max_tokens_; }
   KvCache& kv_cache() { return kv_cache_; }
   const KvWindow& window() const { return window_; }
+  StepTimer& step_timer() { return step_timer_; }
+  const StepTimer& step_timer() const { return step_timer_; }
 
   // Throws Error(kArgumentError) unless every id is in the vocabulary.
   void check_ids(std::span<const int32_t> ids) const;
@@ -73,6 +79,12 @@ class Executor {
   Limits measure_limits();
 
  private:
+  struct Workers {
+    explicit Workers(int num_threads) : pool(num_threads) {}
+    ThreadPool pool;
+    std::mutex mutex;  // one forward pass at a time
+  };
+
   template <typename Body>
   void for_chunks(std::span<const int32_t> ids, const Checkpoint& checkpoint, const Body& body);
   double score_rows(std::span<const int32_t> targets, int first_row);
@@ -83,9 +95,9 @@ class Executor {
   KvWindow window_;
   int num_pages_;
   int max_tokens_;
-  ThreadPool pool_;
+  std::shared_ptr<Workers> workers_;  // its mutex guards what follows the cache and the timer
   KvCache kv_cache_;
-  std::mutex forward_mutex_;  // guards what follows and the pool
+  StepTimer step_timer_;
   Transformer transformer_;
   AlignedBuffer<float> score_logits_;     // once score() is used
   std::optional<StepRecorder> recorder_;  // while profiling

@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "base/check.h"
-#include "engine/speculation.h"
 
 namespace autoglm {
 namespace {
@@ -51,39 +50,6 @@ void test_a_long_text_grows_the_index() {
   CHECK(found(lookup, text, 3) == std::vector<int32_t>({19, 20, 21}));
 }
 
-void test_drafting_stops_where_it_does_not_pay() {
-  Speculation speculation;
-  speculation.record(0, 0, 0, 0.010);
-  for (int i = 0; i < 100; ++i) {
-    if (const int num = speculation.draft_tokens(2); num > 0) {
-      speculation.record(2, num, 0, 0.012);
-    }
-  }
-  int num_drafts = 0;
-  for (int i = 0; i < 640; ++i) num_drafts += speculation.draft_tokens(2) > 0 ? 1 : 0;
-  CHECK_EQ(num_drafts, 10);  // one try in 64 steps
-}
-
-void test_accepted_drafts_grow() {
-  Speculation speculation;
-  speculation.record(0, 0, 0, 0.010);
-  for (int i = 0; i < 50; ++i) {
-    const int num = speculation.draft_tokens(8);
-    speculation.record(8, num, num, 0.011);
-  }
-  CHECK_EQ(speculation.draft_tokens(8), Speculation::kMaxDraft);
-}
-
-void test_dear_verification_keeps_drafts_short() {
-  Speculation speculation;
-  speculation.record(0, 0, 0, 0.010);
-  for (int i = 0; i < 50; ++i) {
-    const int num = speculation.draft_tokens(8);
-    if (num > 0) speculation.record(8, num, num / 2, 0.010 * (1 + num));
-  }
-  CHECK(speculation.draft_tokens(8) <= 2);
-}
-
 }  // namespace
 }  // namespace autoglm
 
@@ -93,8 +59,5 @@ int main() {
   autoglm::test_a_draft_ends_with_the_text();
   autoglm::test_a_text_may_be_cut_and_continued();
   autoglm::test_a_long_text_grows_the_index();
-  autoglm::test_drafting_stops_where_it_does_not_pay();
-  autoglm::test_accepted_drafts_grow();
-  autoglm::test_dear_verification_keeps_drafts_short();
   return autoglm::test::finish_tests();
 }

@@ -1,7 +1,6 @@
 #include "engine/session.h"
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <utility>
 
@@ -12,18 +11,22 @@ namespace {
 
 constexpr int kReservedTokens = 1 << 16;  // longer texts take memory as they grow
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 }  // namespace
 
-Session::Session(std::shared_ptr<Executor> executor)
+Session::Session(std::shared_ptr<Executor> executor, std::shared_ptr<DraftModel> draft_model,
+                 Clock clock)
     : executor_(std::move(executor)),
+      clock_(clock),
       kv_(executor_->kv_cache(), executor_->window()),
       sampler_(executor_->model().config().vocab_size),
       logits_(executor_->model().config().vocab_size) {
   tokens_.reserve(std::min(executor_->max_tokens(), kReservedTokens) + 1);
+  drafters_.push_back(std::make_unique<LookupDrafter>(executor_->step_timer()));
+  if (draft_model == nullptr) return;
+  if (&draft_model->target() != executor_.get()) {
+    throw Error(kArgumentError, "the draft model was made for another executor");
+  }
+  drafters_.push_back(std::make_unique<ModelDrafter>(std::move(draft_model)));
 }
 
 int Session::prefill(std::span<const int32_t> ids, const Checkpoint& poll) {
@@ -53,7 +56,8 @@ int Session::prefill(std::span<const int32_t> ids, const Checkpoint& poll) {
   return num_reused;
 }
 
-std::vector<int32_t> Session::decode(int n, const Sampling& sampling, const Checkpoint& poll) {
+std::vector<int32_t> Session::decode(int n, const Sampling& sampling, const Checkpoint& poll,
+                                     double seconds) {
   const std::lock_guard lock(mutex_);
   validate_sampling(sampling, executor_->model().config().vocab_size);
   if (n < 0) throw Error(kArgumentError, "cannot decode " + std::to_string(n) + " tokens");
@@ -61,7 +65,12 @@ std::vector<int32_t> Session::decode(int n, const Sampling& sampling, const Chec
   std::vector<int32_t> ids;
   ids.reserve(std::min(n, kReservedTokens));
   bool is_open = true;
+  const double start = clock_();
+  double last = start;
   while (is_open && static_cast<int>(ids.size()) < n) {
+    const double now = clock_();
+    if (!ids.empty() && now + (now - last) - start > seconds) break;
+    last = now;
     check_interrupt(poll);
     try {
       is_open = decode_step(n - static_cast<int>(ids.size()), sampling, ids, poll);
@@ -85,22 +94,23 @@ bool Session::sample(std::span<const float> logits, const Sampling& sampling,
 bool Session::decode_step(int most_tokens, const Sampling& sampling, std::vector<int32_t>& ids,
                           const Checkpoint& poll) {
   if (has_logits()) return sample({logits_.data(), logits_.size()}, sampling, ids);
-  const auto start = std::chrono::steady_clock::now();
-  const Draft draft = find_draft(most_tokens - 1, sampling);
-  const int num_drafted = static_cast<int>(draft.ids.size());
+  const Checkpoint checkpoint = [&] { check_interrupt(poll); };
+  const std::span<const int32_t> draft = find_draft(most_tokens - 1, sampling, checkpoint);
+  const int num_drafted = static_cast<int>(draft.size());
+  const double start = clock_();
   if (num_drafted == 0) {
     const bool is_one_token = num_computed_ + 1 == tokens_.size();
     compute_pending(poll);
-    if (is_one_token) speculation_.record(0, 0, 0, seconds_since(start));
+    if (is_one_token) executor_->step_timer().record(0, clock_() - start);
     return sample({logits_.data(), logits_.size()}, sampling, ids);
   }
   const size_t vocab_size = logits_.size();
   draft_logits_.reserve((num_drafted + 1) * vocab_size);
   step_ids_.assign(1, tokens_.back());
-  step_ids_.insert(step_ids_.end(), draft.ids.begin(), draft.ids.end());
+  step_ids_.insert(step_ids_.end(), draft.begin(), draft.end());
   executor_->forward({step_ids_, static_cast<int>(num_computed_), kv_.view()}, num_drafted + 1,
-                     draft_logits_.data(), [&] { check_interrupt(poll); });
-  const double seconds = seconds_since(start);
+                     draft_logits_.data(), checkpoint);
+  executor_->step_timer().record(num_drafted, clock_() - start);
   int num_accepted = -1;  // the first token needs no draft to be right
   bool is_open = true;
   do {
@@ -110,23 +120,27 @@ bool Session::decode_step(int most_tokens, const Sampling& sampling, std::vector
   } while (is_open && num_accepted < num_drafted && tokens_.back() == step_ids_[num_accepted + 1]);
   kv_.publish(tokens_, static_cast<int>(num_computed_));
   slide();
-  speculation_.record(draft.match_length, num_drafted, num_accepted, seconds);
+  drafter_->record(num_accepted);
   num_drafted_ += num_drafted;
   num_accepted_ += num_accepted;
   return is_open;
 }
 
-Draft Session::find_draft(int most_tokens, const Sampling& sampling) {
+std::span<const int32_t> Session::find_draft(int most_tokens, const Sampling& sampling,
+                                             const Checkpoint& checkpoint) {
   const int num_tokens = static_cast<int>(tokens_.size());
   const int room = std::min(executor_->max_tokens() - num_tokens, executor_->prefill_chunk() - 1);
-  const int most = std::min({most_tokens, room, Speculation::kMaxDraft});
-  if (!sampling.prompt_lookup || most < 1 || num_computed_ + 1 != tokens_.size()) return {};
-  Draft draft = lookup_.find(tokens_, most);
-  if (draft.ids.empty()) return {};
-  const size_t wanted = speculation_.draft_tokens(draft.match_length);
-  draft.ids = draft.ids.first(std::min(wanted, draft.ids.size()));
-  if (!kv_.try_reserve(num_tokens + static_cast<int>(draft.ids.size()))) return {};
-  return draft;
+  const int most = std::min({most_tokens, room, kMaxDraft});
+  if (most < 1 || num_computed_ + 1 != tokens_.size()) return {};
+  if (executor_->step_timer().needs_plain() || !kv_.try_reserve(num_tokens + most)) return {};
+  const DraftRequest request{tokens_, num_prompt_, most, sampling, checkpoint};
+  for (const std::unique_ptr<Drafter>& drafter : drafters_) {
+    const std::span<const int32_t> ids = drafter->draft(request);
+    if (ids.empty()) continue;
+    drafter_ = drafter.get();
+    return ids;
+  }
+  return {};
 }
 
 // The last token may be computed once more, when its logits are missing.

@@ -3,16 +3,17 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <span>
 #include <vector>
 
+#include "engine/draft_model.h"
+#include "engine/drafter.h"
 #include "engine/executor.h"
 #include "engine/kv_cache.h"
-#include "engine/lookup.h"
 #include "engine/sampler.h"
-#include "engine/speculation.h"
 
 namespace autoglm {
 
@@ -21,16 +22,22 @@ namespace autoglm {
 // that, or any Error, the session holds the tokens computed so far and the next call works.
 class Session {
  public:
-  explicit Session(std::shared_ptr<Executor> executor);
+  static constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+
+  // `draft_model` may be null. `clock` says what steps cost, and with it how far to draft.
+  explicit Session(std::shared_ptr<Executor> executor,
+                   std::shared_ptr<DraftModel> draft_model = nullptr, Clock clock = steady_seconds);
 
   // Appends and computes `ids`, at least one. Returns how many tokens' KV was found in the cache.
   // Throws Error(kArgumentError), Error(kContextFullError) or Error(kCancelledError).
   int prefill(std::span<const int32_t> ids, const Checkpoint& poll);
 
   // Appends up to `n` sampled tokens and returns them: fewer after one of eos_ids (the last one
-  // returned) or when the context is full. The last token is computed when a later call needs it.
-  // Throws Error(kContextFullError) when not even one token fits, otherwise as prefill().
-  std::vector<int32_t> decode(int n, const Sampling& sampling, const Checkpoint& poll);
+  // returned), when the context is full, or when one more step would take longer than `seconds` in
+  // all. The last token is computed when a later call needs it. Throws Error(kContextFullError)
+  // when not even one token fits, otherwise as prefill().
+  std::vector<int32_t> decode(int n, const Sampling& sampling, const Checkpoint& poll,
+                              double seconds = kNoLimit);
 
   // As Executor::logits() and Executor::score(), with this session's cancel().
   void logits(std::span<const int32_t> ids, float* out, const Checkpoint& poll);
@@ -40,7 +47,7 @@ class Session {
   void cancel() { is_cancelled_.store(true); }
 
   int num_tokens() const { return num_tokens_.load(); }
-  // Tokens drafted by prompt lookup, and those of them that were right.
+  // Tokens drafted, and those of them that were right.
   int num_drafted() const { return num_drafted_.load(); }
   int num_accepted() const { return num_accepted_.load(); }
   const Executor& executor() const { return *executor_; }
@@ -56,10 +63,13 @@ class Session {
   // At most `most_tokens`; false after one of eos_ids.
   bool decode_step(int most_tokens, const Sampling& sampling, std::vector<int32_t>& ids,
                    const Checkpoint& poll);
-  Draft find_draft(int most_tokens, const Sampling& sampling);
+  // The first drafter's that has one; empty when none has.
+  std::span<const int32_t> find_draft(int most_tokens, const Sampling& sampling,
+                                      const Checkpoint& checkpoint);
   bool has_logits() const { return num_scored_ == tokens_.size(); }
 
   std::shared_ptr<Executor> executor_;
+  Clock clock_;
   std::mutex mutex_;  // guards what follows, except the atomics
   KvSequence kv_;
   Sampler sampler_;
@@ -70,8 +80,8 @@ class Session {
   AlignedBuffer<float> logits_;        // of the last token
   AlignedBuffer<float> draft_logits_;  // of a step, once there was a draft
   std::vector<int32_t> step_ids_;      // the last token and the draft
-  PromptLookup lookup_;
-  Speculation speculation_;
+  std::vector<std::unique_ptr<Drafter>> drafters_;  // the one to ask first first
+  Drafter* drafter_ = nullptr;                      // of the last draft
   std::atomic<int> num_tokens_{0};
   std::atomic<int> num_drafted_{0};
   std::atomic<int> num_accepted_{0};

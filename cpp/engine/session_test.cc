@@ -81,35 +81,159 @@ void test_sessions_in_parallel_decode_what_they_decode_alone() {
   }
 }
 
-// A prompt that repeats itself makes drafts; whatever is drafted, the tokens are those without.
-void test_prompt_lookup_changes_no_token() {
+// A clock by which every step takes as long as any other, so that drafts always pay for themselves
+// and tests do not depend on the machine.
+double tick() {
+  thread_local double now = 0.0;
+  return now += 1.0;
+}
+
+// The clock of draft models that cost nothing.
+double stopped() { return 0.0; }
+
+struct Run {
+  std::vector<int32_t> ids;
+  int num_tokens = 0;
+  int num_drafted = 0;
   int num_accepted = 0;
+};
+
+Run decode(const std::shared_ptr<Executor>& executor,
+           const std::shared_ptr<DraftModel>& draft_model, const std::vector<int32_t>& prompt,
+           int count, const Sampling& sampling) {
+  Session session(executor, draft_model, tick);
+  session.prefill(prompt, {});
+  Run run{.ids = session.decode(count / 3, sampling, {})};
+  const auto rest = session.decode(count - count / 3, sampling, {});
+  run.ids.insert(run.ids.end(), rest.begin(), rest.end());
+  run.num_tokens = session.num_tokens();
+  run.num_drafted = session.num_drafted();
+  run.num_accepted = session.num_accepted();
+  return run;
+}
+
+// Calls body(executor, sampling) for every path, cache type, weight format and temperature.
+template <typename Body>
+void for_every_executor(const Body& body) {
   for (const WeightType type :
        {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
     const TinyModel tiny(tiny_config(type));
     const auto model = tiny.load();
-    std::vector<int32_t> ids = random_ids(40);
-    for (int i = 0; i < 3; ++i) ids.insert(ids.end(), ids.begin(), ids.begin() + 40);
     for (const Isa isa : test::tested_isas()) {
       for (const KvType kv_type : {KvType::kF32, KvType::kF16, KvType::kI8}) {
-        const Plan plan{.threads = 2, .isa = std::string(isa_name(isa)), .kv_dtype = kv_type};
+        const Plan plan{.threads = 1, .isa = std::string(isa_name(isa)), .kv_dtype = kv_type};
         const auto executor = std::make_shared<Executor>(model, plan);
         for (const float temperature : {0.0f, 0.3f}) {
-          Sampling sampling{.temperature = temperature, .repetition_penalty = 1.1f, .seed = 3};
-          Session with(executor), without(executor);
-          with.prefill(ids, {});
-          without.prefill(ids, {});
-          const auto drafted = with.decode(60, sampling, {});
-          sampling.prompt_lookup = false;
-          CHECK(drafted == without.decode(60, sampling, {}));
-          CHECK_EQ(with.num_tokens(), without.num_tokens());
-          CHECK_EQ(without.num_drafted(), 0);
-          num_accepted += with.num_accepted();
+          body(executor, plan,
+               Sampling{.temperature = temperature, .repetition_penalty = 1.1f, .seed = 3});
         }
       }
     }
   }
-  CHECK(num_accepted > 0);  // how many follows the measured speed of this machine
+}
+
+// Whatever is drafted, the tokens are those without.
+void test_prompt_lookup_changes_no_token() {
+  std::vector<int32_t> ids = random_ids(40);
+  for (int i = 0; i < 3; ++i) ids.insert(ids.end(), ids.begin(), ids.begin() + 40);
+  for_every_executor(
+      [&](const std::shared_ptr<Executor>& executor, const Plan&, Sampling sampling) {
+        sampling.repetition_penalty = 1.0f;  // loops are what lookup is good at
+        const Run with = decode(executor, nullptr, ids, 150, sampling);
+        sampling.prompt_lookup = false;
+        const Run without = decode(executor, nullptr, ids, 150, sampling);
+        CHECK(with.ids == without.ids);
+        CHECK_EQ(with.num_tokens, without.num_tokens);
+        CHECK_EQ(without.num_drafted, 0);
+        if (sampling.temperature == 0.0f) CHECK(with.num_accepted > 25);
+      });
+}
+
+// The same weights guess every token, if their view of the text is the session's.
+void test_a_draft_model_of_the_same_weights_is_always_right() {
+  for_every_executor(
+      [&](const std::shared_ptr<Executor>& executor, const Plan& plan, Sampling sampling) {
+        const auto drafting =
+            std::make_shared<Executor>(executor->shared_model(), plan, executor.get());
+        const auto draft_model = std::make_shared<DraftModel>(drafting, executor, stopped);
+        sampling.prompt_lookup = false;
+        const Run plain = decode(executor, nullptr, random_ids(70), 300, sampling);
+        const Run drafted = decode(executor, draft_model, random_ids(70), 300, sampling);
+        CHECK(drafted.ids == plain.ids);
+        CHECK(drafted.num_accepted > 150);  // once it is known how little they cost
+        CHECK_EQ(drafted.num_accepted, drafted.num_drafted);
+        sampling.prompt_lookup = true;
+        CHECK(decode(executor, draft_model, random_ids(70), 300, sampling).ids == plain.ids);
+      });
+}
+
+// Another model is wrong nearly always: drafts must be taken back, and soon not be made.
+void test_a_useless_draft_model_changes_no_token_and_is_given_up() {
+  ModelConfig other_config = tiny_config();
+  other_config.num_layers = 1;
+  const TinyModel other(other_config);
+  for_every_executor(
+      [&](const std::shared_ptr<Executor>& executor, const Plan& plan, Sampling sampling) {
+        const auto drafting = std::make_shared<Executor>(other.load(), plan, executor.get());
+        const auto draft_model = std::make_shared<DraftModel>(drafting, executor, stopped);
+        sampling.prompt_lookup = false;
+        const Run plain = decode(executor, nullptr, random_ids(70), 300, sampling);
+        const Run drafted = decode(executor, draft_model, random_ids(70), 300, sampling);
+        CHECK(drafted.ids == plain.ids);
+        CHECK(drafted.num_drafted > 0);
+        CHECK(drafted.num_drafted < 40);
+        // What was learned serves the next session: it tries again only now and then.
+        CHECK(decode(executor, draft_model, random_ids(71), 60, sampling).num_drafted <= 4);
+      });
+}
+
+void test_a_draft_model_follows_a_window() {
+  const TinyModel tiny(tiny_config());
+  const Plan plan{.threads = 1, .window = 64};
+  const auto executor = std::make_shared<Executor>(tiny.load(), plan);
+  const auto drafting = std::make_shared<Executor>(tiny.load(), plan, executor.get());
+  const auto draft_model = std::make_shared<DraftModel>(drafting, executor, stopped);
+  const Sampling sampling{.temperature = 1.0f, .seed = 9, .prompt_lookup = false};
+  const Run plain = decode(executor, nullptr, random_ids(300), 400, sampling);
+  const Run drafted = decode(executor, draft_model, random_ids(300), 400, sampling);
+  CHECK(drafted.ids == plain.ids);
+  CHECK(drafted.num_accepted > 300);
+  CHECK_EQ(drafted.num_accepted, drafted.num_drafted);
+}
+
+void test_a_draft_model_without_room_drafts_nothing() {
+  const TinyModel tiny(tiny_config());
+  const auto executor = std::make_shared<Executor>(tiny.load(), Plan{.threads = 1});
+  const auto drafting =
+      std::make_shared<Executor>(tiny.load(), Plan{.threads = 1, .max_context = 128});
+  const auto draft_model = std::make_shared<DraftModel>(drafting, executor, stopped);
+  const Sampling sampling{.prompt_lookup = false};
+  const Run drafted = decode(executor, draft_model, random_ids(40), 160, sampling);
+  CHECK(drafted.ids == decode(executor, nullptr, random_ids(40), 160, sampling).ids);
+  CHECK(drafted.num_accepted > 10);
+  CHECK(drafted.num_drafted <= 128 - 40);
+}
+
+void test_a_draft_model_of_another_vocabulary_is_refused() {
+  ModelConfig config = tiny_config();
+  config.vocab_size = 66;
+  const TinyModel tiny(tiny_config()), other(config);
+  const auto executor = std::make_shared<Executor>(tiny.load(), Plan{.threads = 1});
+  const auto drafting = std::make_shared<Executor>(other.load(), Plan{.threads = 1});
+  CHECK_THROWS(kArgumentError, DraftModel(drafting, executor));
+  const auto twin = std::make_shared<Executor>(tiny.load(), Plan{.threads = 1});
+  CHECK_THROWS(kArgumentError, Session(twin, std::make_shared<DraftModel>(executor, executor)));
+}
+
+// Every step takes a second by this clock.
+void test_decoding_ends_before_its_time_is_over() {
+  const TinyModel tiny(tiny_config());
+  const auto executor = std::make_shared<Executor>(tiny.load(), Plan{.threads = 1});
+  Session session(executor, nullptr, tick);
+  session.prefill(random_ids(10), {});
+  CHECK_EQ(session.decode(20, {}, {}, 0.0).size(), 1u);
+  const size_t few = session.decode(20, {.prompt_lookup = false}, {}, 12.0).size();
+  CHECK(few > 1 && few < 12);
 }
 
 // Abandons calls at every layer boundary in turn; the session must go on as if nothing had
@@ -212,6 +336,12 @@ int main() {
   autoglm::test_a_reused_prefix_decodes_like_a_cold_one();
   autoglm::test_sessions_in_parallel_decode_what_they_decode_alone();
   autoglm::test_prompt_lookup_changes_no_token();
+  autoglm::test_a_draft_model_of_the_same_weights_is_always_right();
+  autoglm::test_a_useless_draft_model_changes_no_token_and_is_given_up();
+  autoglm::test_a_draft_model_follows_a_window();
+  autoglm::test_a_draft_model_without_room_drafts_nothing();
+  autoglm::test_a_draft_model_of_another_vocabulary_is_refused();
+  autoglm::test_decoding_ends_before_its_time_is_over();
   autoglm::test_an_interrupted_session_goes_on({.threads = 1, .prefill_chunk = 16}, 80);
   autoglm::test_an_interrupted_session_goes_on(
       {.threads = 1, .prefill_chunk = 64, .max_context = 4096, .window = 64}, 330);

@@ -347,7 +347,8 @@ class Model:
 class Executor:
     """Threads, scratch and KV cache that run one model."""
 
-    def __init__(self, model: Model, plan: Plan) -> None: ...
+    def __init__(self, model: Model, plan: Plan, threads_of: Executor | None = None) -> None:
+        """threads_of: another executor whose threads this one uses too, by turns"""
 
     @property
     def isa(self) -> str: ...
@@ -380,17 +381,22 @@ class Executor:
         Read bandwidth in bytes/s and arithmetic peak in operations/s, of all threads.
         """
 
+class DraftModel:
+    """A model that drafts for sessions of another with the same vocabulary."""
+
+    def __init__(self, executor: Executor, target: Executor) -> None: ...
+
 class Session:
     """One token sequence: prefill, then decode."""
 
-    def __init__(self, executor: Executor) -> None: ...
+    def __init__(self, executor: Executor, draft_model: DraftModel | None = None) -> None: ...
 
     def prefill(self, ids: Sequence[int]) -> int:
         """Appends ids; returns how many tokens were found in the prefix cache."""
 
-    def decode(self, n: int, sampling: Sampling) -> list[int]:
+    def decode(self, n: int, sampling: Sampling, seconds: float = float('inf')) -> list[int]:
         """
-        Up to n sampled tokens, ending early with an EOS id or when the context is full.
+        Up to n sampled tokens, ending early with an EOS id, when the context is full, or when one more step would take longer than `seconds` in all.
         """
 
     def logits(self, ids: Sequence[int]) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]:
@@ -411,7 +417,7 @@ class Session:
 
     @property
     def num_drafted(self) -> int:
-        """tokens drafted by prompt lookup"""
+        """tokens drafted"""
 
     @property
     def num_accepted(self) -> int:

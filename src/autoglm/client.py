@@ -66,6 +66,7 @@ class _Client:
         max_tokens: int | None = None,
         cache_mib: int | None = None,
         window: int | None = None,
+        draft_model: str | os.PathLike[str] | None = None,
     ) -> None:
         """Options left out come from `AUTOGLM_*`, then the config file, then `Settings`.
 
@@ -85,6 +86,7 @@ class _Client:
             "max_tokens": max_tokens,
             "cache_mib": cache_mib,
             "window": window,
+            "draft_model": _path_text("draft_model", draft_model),
         }
         directory = _path_text("context", context)
         path = None if directory is None else Path(directory) / "config.toml"
@@ -260,6 +262,7 @@ class ClientBuilder(Generic[ClientT]):
         self._context: ApplicationContext | None = None
         self._threads: int | None = None
         self._window: int | None = None
+        self._draft_model: str | os.PathLike[str] | None = None
 
     def model(self, path: str | os.PathLike[str]) -> Self:
         """Use the bundle in this directory."""
@@ -291,6 +294,11 @@ class ClientBuilder(Generic[ClientT]):
         self._window = tokens
         return self
 
+    def draft_model(self, path: str | os.PathLike[str]) -> Self:
+        """Let the smaller bundle in this directory draft for the model: faster, same answers."""
+        self._draft_model = path
+        return self
+
     def build(self) -> ClientT:
         """The client. Raises UsageError."""
         return self._client(
@@ -300,6 +308,7 @@ class ClientBuilder(Generic[ClientT]):
             context=self._context,
             threads=self._threads,
             window=self._window,
+            draft_model=self._draft_model,
         )
 
 

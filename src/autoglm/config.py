@@ -28,7 +28,8 @@ class Settings:
     `model` None is the embedded model. `threads` 0 is the number of physical cores.
     `context_tokens` 0 is the model's own window, up to `DEFAULT_MAX_CONTEXT`. `cache_mib` bounds
     the answer cache (0 turns it off), `max_text_mib` a text input. `window` above 0 limits
-    attention to the first `sink` and the latest `window` tokens.
+    attention to the first `sink` and the latest `window` tokens. `draft_model` is a smaller
+    bundle with the same tokenizer that makes answers faster.
     """
 
     model: str | None = None
@@ -40,6 +41,7 @@ class Settings:
     max_text_mib: int = 16
     window: int = 0
     sink: int = 64
+    draft_model: str | None = None
 
 
 _RANGES = {
@@ -171,4 +173,5 @@ def load_settings(
         max_text_mib=sources.integer("max_text_mib", default.max_text_mib),
         window=sources.integer("window", default.window),
         sink=sources.integer("sink", default.sink),
+        draft_model=sources.text("draft_model", default.draft_model),
     )

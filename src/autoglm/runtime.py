@@ -38,6 +38,7 @@ def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
         context_tokens=settings.context_tokens,
         window=settings.window,
         sink=settings.sink,
+        draft_model=settings.draft_model,
     )
     name = model.bundle.path.resolve().name if settings.model else ModelSize.LITE.value
     return engine, name, model.fingerprint()

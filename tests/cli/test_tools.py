@@ -7,7 +7,7 @@ import os
 import pytest
 
 from autoglm import _core
-from autoglm.cli.bench import FIGURES
+from autoglm.cli.bench import DRAFT_FIGURES, FIGURES
 from autoglm.cli.score import windowed_nll
 from autoglm.engine.model import load_model
 
@@ -30,6 +30,23 @@ def test_bench_prints_every_figure_for_people(autoglm, tiny_bundle):
     arguments = ("--prompt-tokens", 4, "--gen-tokens", 1, "--repeat", 1)
     out = autoglm("bench", "--model", tiny_bundle, *arguments).stdout
     assert all(name in out for name in FIGURES)
+    assert not any(name in out for name in DRAFT_FIGURES)
+
+
+def test_bench_reports_how_often_a_draft_model_is_right(autoglm, tiny_bundle):
+    arguments = ("--model", tiny_bundle, "--draft-model", tiny_bundle, "--threads", 1)
+    arguments += ("--prompt-tokens", 4, "--gen-tokens", 150, "--repeat", 1)
+    report = json.loads(autoglm("bench", *arguments, "--json").stdout)
+    assert report["drafted_tokens"]["median"] > 0
+    assert report["draft_acceptance"]["median"] == 1.0
+    assert "draft_acceptance           1.00" in autoglm("bench", *arguments).stdout
+
+
+def test_bench_goes_beyond_the_models_context_with_a_window(autoglm, tiny_bundle):
+    arguments = ("bench", "--model", tiny_bundle, "--depth", 9000, "--repeat", 1)
+    assert "the model's context is" in autoglm(*arguments).stderr
+    report = json.loads(autoglm(*arguments, "--window", 64, "--json").stdout)
+    assert (report["depth"], report["window"]) == (9000, 64)
 
 
 def test_score_agrees_with_the_model(autoglm, tiny_bundle, meeting):

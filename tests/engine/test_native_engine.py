@@ -1,6 +1,8 @@
 """The engine over the native core with a tiny random model: what only real sessions can show."""
 
+import json
 import math
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -30,6 +32,7 @@ from autoglm.errors import (
 )
 from autoglm.hardware.process import rss_bytes
 from autoglm.modelfile.bundle import open_bundle
+from autoglm.modelfile.convert import convert
 from autoglm.types import Cancellation, SamplingParams
 
 DEADLINE_S = 60.0
@@ -129,13 +132,13 @@ def test_cancel_during_native_work_ends_the_request(engine, monkeypatch) -> None
     canceller = threading.Thread(target=cancellation.cancel)
     decode = NativeSession.decode
 
-    def decode_meanwhile(session: NativeSession, num_tokens: int) -> list[int]:
+    def decode_meanwhile(session: NativeSession, num_tokens: int, seconds: float) -> list[int]:
         """The second call runs while another thread cancels; a third would come after that."""
         if not canceller.ident and num_tokens > 1:
             canceller.start()
         elif canceller.ident:
             canceller.join()
-        return decode(session, num_tokens)
+        return decode(session, num_tokens, seconds)
 
     monkeypatch.setattr(NativeSession, "decode", decode_meanwhile)
     sampling = SamplingParams(ignore_eos=True)
@@ -330,3 +333,27 @@ def test_prefault_maps_the_weights_before_they_are_read():
     model.start_prefault()
     while rss_bytes() - before < 0.9 * bundle.weights_bytes:
         assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(temperature=0.8, seed=5)])
+def test_a_draft_model_answers_as_the_model_alone(
+    tiny_bundle, tiny_checkpoint, tmp_path, engine, sampling: SamplingParams
+) -> None:
+    convert(tiny_checkpoint, tmp_path / "draft", "int4")
+    request = ask(TEXT, sampling=replace(sampling, ignore_eos=True), max_tokens=150)
+    with load_model(tiny_bundle, threads=2, draft_model=tmp_path / "draft") as model:
+        answer = text_of(list(model.engine(max_tokens=24).stream(request)))
+    assert answer == text_of(list(engine.stream(request)))
+
+
+def test_a_draft_model_with_another_tokenizer_is_refused(tiny_bundle, tmp_path) -> None:
+    draft = shutil.copytree(tiny_bundle, tmp_path / "draft")
+    tokenizer = json.loads((draft / "tokenizer.json").read_text(encoding="utf-8"))
+    (draft / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    load_model(tiny_bundle, draft_model=draft).close()  # the same one, written otherwise
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (draft / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(UsageError, match="another tokenizer"):
+        load_model(tiny_bundle, draft_model=draft)

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +137,30 @@ def test_decode_ends_early_at_the_end_of_the_context(model: TinyModel) -> None:
     # The logits of token 256 give one more token, which is never computed.
     assert len(session.decode(100, greedy())) == 256 - 200 + 1
     assert error_code(lambda: session.decode(1, greedy())) == CONTEXT_FULL
+
+
+def test_decode_ends_early_when_its_time_is_over(slow_model: TinyModel) -> None:
+    session = slow_model.session(isa="scalar")
+    session.prefill(IDS[:20])
+    assert len(session.decode(50, greedy(), 0.0)) == 1
+    assert len(session.decode(50, greedy(), 1e-3)) < 50
+
+
+def test_a_draft_model_of_the_same_weights_is_always_right(model: TinyModel) -> None:
+    executor = model.executor(max_context=512)
+    draft_model = _core.DraftModel(model.executor(max_context=512), executor)
+    drafted, plain = _core.Session(executor, draft_model), _core.Session(executor)
+    sampling = greedy(temperature=0.7, seed=11, prompt_lookup=False)
+    for session in (drafted, plain):
+        session.prefill(IDS[:20])
+    assert drafted.decode(200, sampling) == plain.decode(200, sampling)
+    assert drafted.num_accepted == drafted.num_drafted > 0
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused(model: TinyModel, tmp_path: Path) -> None:
+    other = build(tmp_path / "other", vocab_size=66)
+    with pytest.raises(_core.CoreError, match="vocabulary of 66"):
+        _core.DraftModel(other.executor(), model.executor())
 
 
 def test_decode_ends_early_when_the_pages_run_out(model: TinyModel) -> None:

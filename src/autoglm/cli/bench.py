@@ -1,6 +1,7 @@
 """Measure prefill and decode speed, start and memory of a model with random token ids.
 
 Drafts from the text so far are off: random weights repeat themselves, and would flatter the speed.
+Those of a draft model are on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from autoglm.cli.interrupt import exit_on_interrupt
 from autoglm.cli.options import (
+    add_draft_option,
     add_json_option,
     add_model_option,
     add_threads_option,
@@ -38,17 +40,23 @@ LONGEST = 2**24  # tokens measured with a window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """The figures of one repeat. `first_token_ms` is load, prompt and one token."""
+    """The figures of one repeat. `first_token_ms` is load, prompt and one token.
+
+    `drafted_tokens` and the share of them that was right are those of a draft model.
+    """
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     load_ms: float
     first_token_ms: float
     peak_rss_mib: float
+    drafted_tokens: float
+    draft_acceptance: float
 
 
 WARM_UP = Workload(prompt_tokens=1, gen_tokens=1, depth=0)
-FIGURES = tuple(Measurement.__dataclass_fields__)
+DRAFT_FIGURES = ("drafted_tokens", "draft_acceptance")
+FIGURES = tuple(name for name in Measurement.__dataclass_fields__ if name not in DRAFT_FIGURES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="times to measure, each with a fresh load (default: 3)",
     )
     add_window_option(parser)
+    add_draft_option(parser)
     add_threads_option(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print median, min and max of every figure."""
-    names = ("model", "threads", "window")
+    names = ("model", "threads", "window", "draft_model")
     settings = load_settings({name: getattr(args, name) for name in names})
     path = Path(settings.model) if settings.model else embedded_model()
     work = workload(args, LONGEST if settings.window else open_bundle(path).max_position)
@@ -85,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
 def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int) -> dict[str, Any]:
     window = {"window": settings.window, "sink": settings.sink}
 
+    draft = open_bundle(settings.draft_model) if settings.draft_model else None
+
     def load() -> NativeModel:
         return NativeModel(
             open_bundle(path),
@@ -92,6 +103,7 @@ def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int)
             threads=settings.threads,
             **window,
             has_prompt_lookup=False,
+            draft=draft,
         )
 
     bundle = open_bundle(path)
@@ -115,6 +127,7 @@ def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int)
         "gen_tokens": work.gen_tokens,
         "depth": work.depth,
         "window": settings.window,
+        "draft_model": settings.draft_model,
         "repeat": repeat,
     }
 
@@ -149,13 +162,15 @@ def measure(
         load_ms=1e3 * load_s,
         first_token_ms=1e3 * (load_s + after_first - before_prompt),
         peak_rss_mib=(peak_rss_bytes() or 0) / MIB,
+        drafted_tokens=session.num_drafted,
+        draft_acceptance=session.num_accepted / max(1, session.num_drafted),
     )
 
 
 def summary(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
     """Median, min and max of every figure over the repeats."""
     report: dict[str, dict[str, float]] = {}
-    for name in FIGURES:
+    for name in (*FIGURES, *DRAFT_FIGURES):
         values = [getattr(measurement, name) for measurement in measurements]
         report[name] = {"median": median(values), "min": min(values), "max": max(values)}
     return report
@@ -168,8 +183,9 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"prompt {report['prompt_tokens']}, generated {report['gen_tokens']}, "
         f"depth {report['depth']}, median of {report['repeat']} (min, max)",
     ]
-    for name in FIGURES:
+    for name in (*FIGURES, *(DRAFT_FIGURES if report["draft_model"] else ())):
         figure = report[name]
-        spread = f"({figure['min']:.1f}, {figure['max']:.1f})"
-        lines.append(f"{name:<21}{figure['median']:>10.1f}  {spread}")
+        digits = 2 if name == "draft_acceptance" else 1
+        spread = f"({figure['min']:.{digits}f}, {figure['max']:.{digits}f})"
+        lines.append(f"{name:<21}{figure['median']:>10.{digits}f}  {spread}")
     return lines

@@ -7,7 +7,12 @@ import sys
 
 from autoglm.cli.generate import add_sampling_options, as_json, settings_from
 from autoglm.cli.interrupt import cancel_on_interrupt
-from autoglm.cli.options import add_model_option, add_threads_option, add_window_option
+from autoglm.cli.options import (
+    add_draft_option,
+    add_model_option,
+    add_threads_option,
+    add_window_option,
+)
 from autoglm.cli.output import note, print_json, print_text
 from autoglm.errors import AutoGLMError, CancelledError, InputError
 from autoglm.runtime import Runtime
@@ -22,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser)
     add_sampling_options(parser)
     add_window_option(parser)
+    add_draft_option(parser)
     add_threads_option(parser)
     parser.add_argument("--json", action="store_true", help="print each answer as a JSON document")
 

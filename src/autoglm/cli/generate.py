@@ -7,7 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from autoglm.cli.interrupt import cancel_on_interrupt
-from autoglm.cli.options import add_model_option, add_threads_option, add_window_option
+from autoglm.cli.options import (
+    add_draft_option,
+    add_model_option,
+    add_threads_option,
+    add_window_option,
+)
 from autoglm.cli.output import Progress, note, print_json, print_text
 from autoglm.config import Settings, load_settings
 from autoglm.errors import CancelledError, InputError
@@ -29,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stream", action="store_true", help="print the answer as it is written")
     add_window_option(parser)
+    add_draft_option(parser)
     add_threads_option(parser)
     parser.add_argument(
         "--json",
@@ -48,7 +54,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 def settings_from(args: argparse.Namespace) -> Settings:
     """The settings, with the command's flags first."""
-    names = ("model", "threads", "offline", "window")
+    names = ("model", "threads", "offline", "window", "draft_model")
     return load_settings({name: getattr(args, name, None) for name in names})
 
 

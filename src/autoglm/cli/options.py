@@ -48,6 +48,15 @@ def add_window_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_draft_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --draft-model."""
+    parser.add_argument(
+        "--draft-model",
+        metavar="DIR",
+        help="a smaller bundle with the same tokenizer: the same answers, faster",
+    )
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Declare --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")

@@ -38,8 +38,19 @@ class TokenSession(Protocol):
     def prefill(self, ids: list[int]) -> int:
         """Read the prompt; returns how many tokens' keys and values came from a cache."""
 
-    def decode(self, num_tokens: int) -> list[int]:
-        """The next tokens, at most `num_tokens`, up to and with an end token."""
+    def decode(self, num_tokens: int, seconds: float = ...) -> list[int]:
+        """The next tokens, at most `num_tokens`, up to and with an end token.
+
+        At least one, and as many as take no longer than `seconds`, which is unlimited if left out.
+        """
+
+    @property
+    def num_drafted(self) -> int:
+        """How many tokens were drafted so far."""
+
+    @property
+    def num_accepted(self) -> int:
+        """How many of them were right."""
 
     def cancel(self) -> None:
         """Make running and later calls raise CancelledError. Callable from any thread."""

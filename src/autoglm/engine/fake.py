@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 
@@ -41,6 +42,8 @@ class FakeSession:
         self._answer: list[int] = []
         self._position = 0
         self._is_cancelled = threading.Event()
+        self.num_drafted = 0
+        self.num_accepted = 0
 
     def prefill(self, ids: list[int]) -> int:
         """Remember the prompt or its next piece; nothing comes from a cache."""
@@ -51,8 +54,8 @@ class FakeSession:
         self._answer = list(self._continuation(self._prompt, self._sampling))
         return 0
 
-    def decode(self, num_tokens: int) -> list[int]:
-        """The next tokens of the answer."""
+    def decode(self, num_tokens: int, seconds: float = math.inf) -> list[int]:
+        """The next tokens of the answer; all of them take no time."""
         self._raise_if_cancelled()
         stop = self._position + num_tokens
         while len(self._answer) < stop:

@@ -7,7 +7,6 @@ requests take turns, one step each.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -111,15 +110,12 @@ class LocalEngine:
         size = 1
         while num_tokens > 0:
             with self._turn:
-                start = time.perf_counter()
-                batch = session.decode(min(size, num_tokens))
-                elapsed = time.perf_counter() - start
+                batch = session.decode(min(size, num_tokens), STEP_S)
             if not batch:
                 return
             yield batch
             num_tokens -= len(batch)
-            rate = len(batch) / max(elapsed, 1e-6)
-            size = max(1, min(MAX_STEP_TOKENS, int(STEP_S * rate)))
+            size = MAX_STEP_TOKENS
 
 
 class _Answer:

@@ -49,14 +49,16 @@ class LoadedModel:
         window: int = 0,
         sink: int = DEFAULT_SINK,
         prefault: bool = True,
+        draft: Bundle | None = None,
     ) -> None:
         """`context_tokens` 0 is the model's own context, up to DEFAULT_MAX_CONTEXT.
 
         With a `window` attention sees the first `sink` and the latest `window` tokens, and
-        `context_tokens` may be larger than the model's own context. Unless `prefault` is off,
-        the weights are mapped while the tokenizer loads. Raises UsageError when more
-        is asked for than can be, ResourceError when memory cannot hold it, ModelFileError and its
-        kinds.
+        `context_tokens` may be larger than the model's own context. `draft` is a smaller model
+        with the same tokenizer whose guesses are verified in batches: the answers are the same.
+        Unless `prefault` is off, the weights are mapped while the tokenizer loads. Raises
+        UsageError when more is asked for than can be, or the tokenizers differ, ResourceError
+        when memory cannot hold it, ModelFileError and its kinds.
         """
         self.bundle = bundle
         self.context_tokens = context_tokens or min(bundle.max_position, DEFAULT_MAX_CONTEXT)
@@ -68,18 +70,37 @@ class LoadedModel:
             threads=threads,
             window=window,
             sink=sink,
+            draft=draft,
         )
         if prefault:
             self._native.start_prefault()
         self.tokenizer = Tokenizer.from_file(
             bundle.tokenizer_path, vocab_size=bundle.config.vocab_size
         )
+        if draft is not None:
+            self._check_tokenizer_of(draft)
         if self.context_tokens > max(self._native.max_tokens, bundle.max_position):
             message = (
                 f"context_tokens is {context_tokens}; the model in {bundle.path} has a context of "
                 f"{bundle.max_position}; a window well below that makes longer texts possible"
             )
             raise UsageError(message)
+
+    def _check_tokenizer_of(self, draft: Bundle) -> None:
+        """Raise UsageError unless token ids mean the same to both models."""
+        paths = (self.bundle.tokenizer_path, draft.tokenizer_path)
+        ours, theirs = (read_bounded(path, MAX_TOKENIZER_BYTES) for path in paths)
+        if ours == theirs:
+            return
+        vocab_size = draft.config.vocab_size
+        tokenizer = Tokenizer.from_file(draft.tokenizer_path, vocab_size=vocab_size)
+        if tokenizer.vocabulary() == self.tokenizer.vocabulary():
+            return
+        message = (
+            f"the draft model in {draft.path} has another tokenizer than the model in "
+            f"{self.bundle.path}; drafts need the same token ids"
+        )
+        raise UsageError(message)
 
     @property
     def config(self) -> ArchConfig:
@@ -195,8 +216,9 @@ def load_model(
     window: int = 0,
     sink: int = DEFAULT_SINK,
     prefault: bool = True,
+    draft_model: str | Path | None = None,
 ) -> LoadedModel:
-    """Open the bundle at `path`, None for the embedded one.
+    """Open the bundle at `path`, None for the embedded one, and that of a draft model if named.
 
     Raises ModelFileError and its kinds, UsageError, ResourceError.
     """
@@ -208,6 +230,7 @@ def load_model(
         window=window,
         sink=sink,
         prefault=prefault,
+        draft=None if draft_model is None else open_bundle(draft_model),
     )
 
 
@@ -219,6 +242,7 @@ def load_engine(
     context_tokens: int = 0,
     window: int = 0,
     sink: int = DEFAULT_SINK,
+    draft_model: str | Path | None = None,
 ) -> tuple[LoadedModel, LocalEngine]:
     """As `load_model` and its `engine`, sooner: the process of a foreign template works meanwhile.
 
@@ -227,7 +251,12 @@ def load_engine(
     bundle = open_bundle(embedded_model() if path is None else path)
     with _rendering_ahead(bundle) as first:
         model = LoadedModel(
-            bundle, threads=threads, context_tokens=context_tokens, window=window, sink=sink
+            bundle,
+            threads=threads,
+            context_tokens=context_tokens,
+            window=window,
+            sink=sink,
+            draft=None if draft_model is None else open_bundle(draft_model),
         )
         return model, model.engine(max_tokens=max_tokens, first=first)
 

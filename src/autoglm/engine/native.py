@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,14 +38,15 @@ class NativeModel:
         window: int = 0,
         sink: int = DEFAULT_SINK,
         has_prompt_lookup: bool = True,
+        draft: Bundle | None = None,
     ) -> None:
         """`threads` 0 is the number of physical cores.
 
         `window` above 0 attends to the first `sink` and the latest `window` tokens only, both
         rounded up to pages of 64: a text of any length in bounded memory.
 
-        `has_prompt_lookup` lets sessions verify drafts from the text so far: faster on repetitive
-        text, the same tokens.
+        `has_prompt_lookup` lets sessions verify drafts from the text so far, `draft` those of a
+        smaller model with the same vocabulary: faster where drafts are right, the same tokens.
 
         Raises ModelFileError and its kinds, ResourceError.
         """
@@ -59,12 +61,12 @@ class NativeModel:
         plan.max_context = pool_tokens
         self._plan = plan
         with translate_core_errors():
-            self._model = _core.Model(
-                native_config(bundle.config),
-                [str(path) for path in bundle.files],
-                list(bundle.tensors),
-            )
+            self._model = _native_model(bundle)
             self._executor = _core.Executor(self._model, plan)
+            self._draft_model: _core.DraftModel | None = None
+            if draft is not None:
+                drafting = _core.Executor(_native_model(draft), plan, self._executor)
+                self._draft_model = _core.DraftModel(drafting, self._executor)
         self.pool_tokens: int = self._executor.num_free_pages * PAGE_TOKENS
 
     @property
@@ -100,7 +102,8 @@ class NativeModel:
         native = _native_sampling(sampling, self._bundle.generation, self._bundle.eos_ids)
         native.prompt_lookup = self._has_prompt_lookup
         with translate_core_errors():
-            return NativeSession(self._core.Session(self._executor), native)
+            session = self._core.Session(self._executor, self._draft_model)
+        return NativeSession(session, native)
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """float32 [len(ids), vocab_size], of a fresh sequence."""
@@ -169,10 +172,20 @@ class NativeSession:
         with translate_core_errors():
             return self._session.prefill(ids)
 
-    def decode(self, num_tokens: int) -> list[int]:
+    def decode(self, num_tokens: int, seconds: float = math.inf) -> list[int]:
         """The next tokens, at most `num_tokens`, up to and with an end token."""
         with translate_core_errors():
-            return self._session.decode(num_tokens, self._sampling)
+            return self._session.decode(num_tokens, self._sampling, seconds)
+
+    @property
+    def num_drafted(self) -> int:
+        """How many tokens were drafted so far."""
+        return self._session.num_drafted
+
+    @property
+    def num_accepted(self) -> int:
+        """How many of them were right."""
+        return self._session.num_accepted
 
     def cancel(self) -> None:
         """Make running and later calls raise CancelledError. Callable from any thread."""
@@ -203,6 +216,13 @@ def _checked_ids(ids: Iterable[object], vocab_size: int, name: str) -> list[int]
             raise InvalidRequestError(message)
         numbers.append(number)
     return numbers
+
+
+def _native_model(bundle: Bundle) -> _core.Model:
+    from autoglm import _core
+
+    files = [str(path) for path in bundle.files]
+    return _core.Model(native_config(bundle.config), files, list(bundle.tensors))
 
 
 def native_config(config: ArchConfig) -> _core.ModelConfig:

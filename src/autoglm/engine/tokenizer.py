@@ -134,6 +134,10 @@ class Tokenizer:
         with _panics_translated():
             return self._backend.decode(list(ids), skip_special_tokens=not has_controls)
 
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every token."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
     def is_control_in(self, text: str) -> bool:
         """Whether `text` contains the name of a control token."""
         return any(control in text for control in self._controls)
