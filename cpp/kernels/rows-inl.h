@@ -92,7 +92,9 @@ void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
   const float steps = is_precise ? kTwoPlaneSteps : 127.0f;
   const float largest = max_abs(x, cols);
   out.scale[row] = largest / steps;
-  const F32x16 inverse = splat(largest > kTiniestRow ? steps / largest : 0.0f);
+  // A row that no scale fits, tiny or broken, has zeros for codes: 0 times NaN would be noise.
+  const int num_used = largest > kTiniestRow ? cols : 0;
+  const F32x16 inverse = splat(num_used > 0 ? steps / largest : 0.0f);
   const F32x16 to_high = splat(1.0f / kPlaneBase);
   const size_t first = static_cast<size_t>(row) * out.planes;
   const int num_groups = out.padded_cols / kGroupSize;
@@ -106,7 +108,7 @@ void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
             : nullptr;
     F32x16 high_sum = splat(0.0f), low_sum = splat(0.0f);
     for (int i = 0; i < kGroupSize; i += 16) {
-      const F32x16 code = round_even(load_padded(x, g * kGroupSize + i, cols) * inverse);
+      const F32x16 code = round_even(load_padded(x, g * kGroupSize + i, num_used) * inverse);
       const F32x16 high = is_precise ? round_even(code * to_high) : code;
       store_codes(high_codes + i, high);
       high_sum = high_sum + high;
