@@ -139,7 +139,8 @@ sanitize-%: build/sanitize-%
 build/sanitize-%: CMakeLists.txt $(VENV)/.tools $(VENV)/.requirements-build
 	@mkdir -p $@
 	$(configure) -S . -B $@ -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
-		-DAUTOGLM_SANITIZE=$(SANITIZERS-$*) -DAUTOGLM_PYTHON=ON \
+		-DAUTOGLM_SANITIZE=$(SANITIZERS-$*) \
+		-DAUTOGLM_PYTHON=$(if $(filter memory,$*),ON,OFF) \
 		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
 		-Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)" >$@/configure.log
 	@touch $@
