@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 # Files of kernels by what their instructions look like in a disassembly.
-X86 = re.compile(r"\tv[a-z]|%[yz]mm|%tmm|%k[1-7]\b")
+X86 = re.compile(r"\tv(?!er[rw])[a-z]|%[yz]mm|%tmm|%k[1-7]\b")
 ARM = re.compile(r"\t(?:[su]s?dot|sudot|u?s?mmla|bfdot|bfmmla|bfmlal[bt])\t")
 OWNERS = {
     "avx2": X86,
