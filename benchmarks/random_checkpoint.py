@@ -59,6 +59,7 @@ class Shape:
             "hidden_act": "silu",
             "torch_dtype": "bfloat16",
             "eos_token_id": [256, 260],
+            "pad_token_id": 256,
         }
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
