@@ -22,6 +22,9 @@ class MmapFile {
   // Pages that are gone read as zeros: what was computed counts once check_intact() has passed.
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
+  const std::string& path() const { return path_; }
+  // Of the mapped file, whatever has become of its path.
+  int descriptor() const { return descriptor_; }
 
   // Throws Error(kIoError) when the file was cut, written to or unreadable since it was mapped.
   void check_intact() const;

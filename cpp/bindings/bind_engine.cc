@@ -98,6 +98,18 @@ std::pair<double, double> measure_limits(Executor& executor) {
   return {limits.read_bytes_per_s, limits.operations_per_s};
 }
 
+// As autoglm.telemetry.experts.ExpertStats; all 0 for mapped experts.
+using ExpertTuple =
+    std::tuple<int, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, double>;
+
+ExpertTuple expert_stats(const Executor& executor) {
+  const ExpertCache* cache = executor.expert_cache();
+  const ExpertStats stats = cache != nullptr ? cache->stats() : ExpertStats{};
+  return {stats.num_slots,    stats.expert_bytes, stats.num_used,
+          stats.num_resident, stats.num_expected, stats.num_predicted,
+          stats.num_foreseen, stats.bytes_read,   stats.wait_s};
+}
+
 FloatMatrix session_logits(Session& session, const std::vector<int32_t>& ids) {
   const size_t vocab_size = session.executor().model().config().vocab_size;
   std::unique_ptr<float[]> values(new float[ids.size() * vocab_size]);
@@ -161,7 +173,9 @@ void bind_plan(nb::module_& m) {
               "pages; 0: over all")
       .def_rw("sink", &Plan::sink)
       .def("held_tokens", held_tokens, nb::arg("num_tokens"),
-           "The most tokens' pages that a sequence of this length holds at once.");
+           "The most tokens' pages that a sequence of this length holds at once.")
+      .def_rw("expert_memory_mib", &Plan::expert_memory_mib,
+              "memory for experts that are read when needed; 0: mapped as all weights");
 }
 
 void bind_sampling(nb::module_& m) {
@@ -222,6 +236,10 @@ void bind_model(nb::module_& m) {
       .def("stop_profile", stop_profile,
            "The recorded steps: (name, layer or -1, tokens, start in s, seconds, bytes, "
            "operations, bytes of the KV cache).")
+      .def("expert_stats", expert_stats,
+           "Of experts that are read when needed, since the start: slots, bytes of an expert, "
+           "experts used, in memory, on their way; predicted, foreseen; bytes read, seconds "
+           "waited.")
       .def("measure_limits", measure_limits,
            "Read bandwidth in bytes/s and arithmetic peak in operations/s, of all threads.");
 }

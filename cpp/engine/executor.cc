@@ -74,6 +74,14 @@ KvGeometry kv_geometry_of(const Plan& plan, const ModelConfig& config) {
           .head_dim = config.head_dim};
 }
 
+std::unique_ptr<ExpertCache> make_expert_cache(const Plan& plan, const Model& model) {
+  constexpr int kMostMib = 1 << 24;
+  const int mib = check_range("expert_memory_mib", plan.expert_memory_mib, 0, kMostMib);
+  if (mib == 0) return nullptr;
+  return std::make_unique<ExpertCache>(model, static_cast<uint64_t>(mib) << 20,
+                                       make_expert_reader(model));
+}
+
 // -log softmax(logits)[target], NaN when one of the logits is not finite.
 double negative_log_probability(const float* logits, int vocab_size, int32_t target) {
   const double largest = *std::max_element(logits, logits + vocab_size);
@@ -101,7 +109,9 @@ Executor::Executor(std::shared_ptr<const Model> model, const Plan& plan, const E
       workers_(threads_of != nullptr ? threads_of->workers_
                                      : std::make_shared<Workers>(num_threads_of(plan))),
       kv_cache_(kv_geometry_of(plan, model_->config()), num_pages_),
-      transformer_(*model_, kernels_, workers_->pool, prefill_chunk_, is_precise(plan), window_) {}
+      expert_cache_(make_expert_cache(plan, *model_)),
+      transformer_(*model_, kernels_, workers_->pool, prefill_chunk_, is_precise(plan), window_,
+                   expert_cache_.get()) {}
 
 void Executor::check_ids(std::span<const int32_t> ids) const {
   const int vocab_size = model_->config().vocab_size;

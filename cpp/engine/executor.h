@@ -13,6 +13,7 @@
 #include "engine/kv_cache.h"
 #include "engine/speculation.h"
 #include "kernels/kernels.h"
+#include "model/expert_cache.h"
 #include "model/limits.h"
 #include "model/profile.h"
 #include "model/transformer.h"
@@ -31,6 +32,7 @@ struct Plan {
   // 0: over all. Sequences have any length, in the memory of what is seen.
   int window = 0;
   int sink = kPageTokens;
+  int expert_memory_mib = 0;  // for experts read when needed; 0: mapped as all weights
 };
 
 // The most tokens' pages that a sequence of `num_tokens` holds at once. Throws
@@ -71,6 +73,9 @@ class Executor {
   // Sum over t >= 1 of -log p(ids[t] | ids[:t]).
   double score(std::span<const int32_t> ids, const Checkpoint& checkpoint);
 
+  // Null when experts are mapped.
+  const ExpertCache* expert_cache() const { return expert_cache_.get(); }
+
   // Records the steps of every forward pass until stop_profile() returns them.
   void start_profile();
   std::vector<StepEvent> stop_profile();
@@ -95,8 +100,9 @@ class Executor {
   KvWindow window_;
   int num_pages_;
   int max_tokens_;
-  std::shared_ptr<Workers> workers_;  // its mutex guards what follows the cache and the timer
+  std::shared_ptr<Workers> workers_;  // its mutex guards what follows the timer
   KvCache kv_cache_;
+  std::unique_ptr<ExpertCache> expert_cache_;
   StepTimer step_timer_;
   Transformer transformer_;
   AlignedBuffer<float> score_logits_;     // once score() is used

@@ -1,9 +1,13 @@
 #include "model/activations.h"
 
+#include <algorithm>
+#include <cstring>
+
 namespace autoglm {
 namespace {
 
 constexpr int kTileRows = 16;
+constexpr size_t kChunkBytes = 64;  // of a row that lie together in every format
 
 size_t row_bytes(const PackedRows& rows, WeightType type) {
   const size_t cols = rows.padded_cols;
@@ -22,26 +26,72 @@ size_t num_stored_rows(const PackedRows& rows) {
   return rows.format == RowsFormat::kTile ? round_up(num, kTileRows) : num;
 }
 
+// The chunks of one plane row.
+struct Chunks {
+  std::byte* first = nullptr;
+  size_t step = 0;  // bytes from one to the next
+};
+
+Chunks chunks_of(const PackedRows& rows, WeightType type, int plane_row) {
+  auto* data = static_cast<std::byte*>(rows.data);
+  const size_t row = plane_row, num_bytes = row_bytes(rows, type);
+  if (rows.format != RowsFormat::kTile) return {data + row * num_bytes, kChunkBytes};
+  return {data + row / kTileRows * kTileRows * num_bytes + row % kTileRows * kChunkBytes,
+          kTileRows * kChunkBytes};
+}
+
 }  // namespace
 
 PackedRows PackedActivations::format(WeightType type, int rows, int padded_cols) const {
   return kernels_.rows_format(type, rows, padded_cols, is_precise_);
 }
 
-void PackedActivations::reserve(WeightType type, int rows, int padded_cols) {
+void PackedActivations::reserve(WeightType type, int rows, int padded_cols, int num_matrices) {
   const PackedRows layout = format(type, rows, padded_cols);
-  const size_t num_rows = num_stored_rows(layout);
+  const int num_pads = std::min(num_matrices, rows) - 1;
+  const size_t num_rows = num_stored_rows(layout) + static_cast<size_t>(num_pads) * kTileRows;
   data_.reserve(num_rows * row_bytes(layout, type));
   scale_.reserve(rows);
   group_sum_.reserve(num_rows * (padded_cols / kGroupSize + 1));
 }
 
 PackedRows PackedActivations::prepare(const PackedMatrix& weight, int rows) {
+  clear();
+  return append(weight, rows);
+}
+
+void PackedActivations::clear() {
+  num_bytes_ = 0;
+  num_rows_ = 0;
+  num_sums_ = 0;
+}
+
+PackedRows PackedActivations::append(const PackedMatrix& weight, int rows) {
   PackedRows layout = format(weight.type, rows, weight.padded_cols);
-  layout.data = data_.data();
-  layout.scale = scale_.data();
-  layout.group_sum = group_sum_.data();
+  layout.data = data_.data() + num_bytes_;
+  layout.scale = scale_.data() + num_rows_;
+  layout.group_sum = group_sum_.data() + num_sums_;
+  num_bytes_ += num_stored_rows(layout) * row_bytes(layout, weight.type);
+  num_rows_ += rows;
+  num_sums_ += static_cast<size_t>(rows) * layout.planes * (layout.padded_cols / kGroupSize);
   return layout;
+}
+
+void copy_packed_row(WeightType type, const PackedRows& from, int from_row, const PackedRows& to,
+                     int to_row) {
+  const size_t num_bytes = row_bytes(from, type);
+  for (int plane = 0; plane < from.planes; ++plane) {
+    const Chunks source = chunks_of(from, type, from_row * from.planes + plane);
+    const Chunks target = chunks_of(to, type, to_row * to.planes + plane);
+    for (size_t i = 0; i < num_bytes / kChunkBytes; ++i) {
+      std::memcpy(target.first + i * target.step, source.first + i * source.step, kChunkBytes);
+    }
+  }
+  if (from.format == RowsFormat::kF32 || type == WeightType::kBF16) return;
+  to.scale[to_row] = from.scale[from_row];
+  const size_t num_sums = static_cast<size_t>(from.planes) * (from.padded_cols / kGroupSize);
+  std::memcpy(to.group_sum + to_row * num_sums, from.group_sum + from_row * num_sums,
+              num_sums * sizeof(int32_t));
 }
 
 }  // namespace autoglm

@@ -40,6 +40,7 @@ ExpertRouter::ExpertRouter(const ModelConfig& config, int max_tokens) : config_(
   begin_.resize(config.num_experts + 1);
   next_.resize(config.num_experts);
   rows_.resize(tokens * config.num_experts_per_tok);
+  used_.resize(config.num_experts);
 }
 
 void ExpertRouter::route(const MoeWeights& weights, const float* x, int stride, int num_tokens,
@@ -120,6 +121,11 @@ void ExpertRouter::group_by_expert(int num_tokens) {
   std::copy(begin_.begin(), begin_.end() - 1, next_.begin());
   for (int i = 0; i < num_tokens * per_token; ++i) {
     rows_[next_[choices_[i].expert]++] = {i / per_token, choices_[i].weight};
+  }
+  num_used_ = 0;
+  for (int e = 0; e < config_.num_experts; ++e) {
+    const int num_rows = begin_[e + 1] - begin_[e];
+    if (num_rows > 0) used_[num_used_++] = {e, num_rows};
   }
 }
 

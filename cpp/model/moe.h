@@ -17,6 +17,12 @@ struct ExpertRow {
   float weight = 0.0f;
 };
 
+// An expert that some tokens chose, and how many.
+struct ExpertUse {
+  int expert = 0;
+  int num_rows = 0;
+};
+
 class ExpertRouter {
  public:
   ExpertRouter(const ModelConfig& config, int max_tokens);
@@ -29,6 +35,8 @@ class ExpertRouter {
   std::span<const ExpertRow> rows(int expert) const {
     return {rows_.data() + begin_[expert], rows_.data() + begin_[expert + 1]};
   }
+  // The experts that have rows, in ascending order.
+  std::span<const ExpertUse> used() const { return {used_.data(), num_used_}; }
 
  private:
   struct Choice {
@@ -49,6 +57,8 @@ class ExpertRouter {
   std::vector<int> begin_;            // [num_experts + 1]
   std::vector<int> next_;             // [num_experts]
   std::vector<ExpertRow> rows_;       // [max_tokens * num_experts_per_tok]
+  std::vector<ExpertUse> used_;       // [num_experts]
+  size_t num_used_ = 0;
 };
 
 }  // namespace autoglm

@@ -8,21 +8,10 @@
 namespace autoglm {
 namespace {
 
-constexpr int kPiecesPerThread = 4;      // of a parallel loop, so that a slow core delays little
-constexpr int kPreferredRowBlocks = 4;   // a GEMM kernel walks this many streams at once
 constexpr int kNormOperations = 4;       // square, add, scale and gain of a value
 constexpr int kTokensPerAttention = 32;  // of one piece of attention work
-
-int64_t row_grain(int num_rows, int num_threads) {
-  return std::max(1, num_rows / (num_threads * kPiecesPerThread));
-}
-
-// Whole groups of kPreferredRowBlocks when every thread gets one, always even for kSwiGlu.
-int64_t block_grain(int num_blocks, int num_threads) {
-  const int share = num_blocks / (num_threads * kPiecesPerThread);
-  if (num_blocks < kPreferredRowBlocks * num_threads) return 2;
-  return round_up(std::max(share, 1), kPreferredRowBlocks);
-}
+// More tokens use nearly every expert of a layer.
+constexpr int kMostPredictedTokens = 8;
 
 int widest_activation(const ModelConfig& c) {
   const int shared =
@@ -33,20 +22,23 @@ int widest_activation(const ModelConfig& c) {
 }  // namespace
 
 Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool,
-                         int max_tokens, bool is_precise, const KvWindow& window)
+                         int max_tokens, bool is_precise, const KvWindow& window,
+                         ExpertCache* expert_cache)
     : model_(model),
       config_(model.config()),
       kernels_(kernels),
       pool_(pool),
       packed_(kernels, is_precise),
       router_(config_, config_.num_experts > 0 ? max_tokens : 0),
+      predictor_(config_, expert_cache != nullptr ? kMostPredictedTokens : 0),
+      expert_cache_(expert_cache),
       hidden_(max_tokens, config_.hidden_size),
       normed_(max_tokens, config_.hidden_size),
       qkv_(max_tokens, config_.qkv_rows()),
       attended_(max_tokens, config_.attention_cols()),
       activated_(max_tokens, widest_activation(config_)),
-      projected_(config_.sandwich_norms || config_.num_experts > 0 ? max_tokens : 0,
-                 config_.hidden_size),
+      projected_(config_.sandwich_norms ? max_tokens : 0, config_.hidden_size),
+      predicted_(expert_cache != nullptr ? kMostPredictedTokens : 0, config_.hidden_size),
       cos_(max_tokens, config_.rotary_dim / 2),
       sin_(max_tokens, config_.rotary_dim / 2),
       window_(window, max_tokens),
@@ -55,7 +47,8 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
       sink_sin_(window.is_on() ? max_tokens : 0, config_.rotary_dim / 2),
       attention_scratch_(pool.num_threads(),
                          static_cast<int>(attention_scratch_floats(config_.head_dim))),
-      gemm_scratch_(kGemmScratchBytes * pool.num_threads()) {
+      gemm_scratch_(kGemmScratchBytes * pool.num_threads()),
+      experts_(model, kernels, pool, max_tokens, is_precise, gemm_scratch_.data(), expert_cache) {
   for (const WeightType type : model.weight_types()) {
     for (const int cols : {config_.hidden_size, config_.attention_cols(), activated_.stride}) {
       packed_.reserve(type, max_tokens, round_up(cols, k_align(type)));
@@ -81,14 +74,14 @@ void Transformer::forward(const Chunk& chunk, const Checkpoint& checkpoint) {
     const LayerWeights& layer = model_.layers()[layer_];
     kv.base = chunk.kv.base + layer_ * chunk.kv.layer_bytes;
     attention_block(layer, kv, chunk);
-    mlp_block(layer, num_tokens);
+    mlp_block(layer, num_tokens, checkpoint);
   }
   check_hidden(num_tokens);
 }
 
 // Whatever breaks inside a layer ends here: packing activations hands NaN on to the whole row.
 void Transformer::check_hidden(int num_tokens) {
-  for_rows(num_tokens, [&](int t) {
+  for_rows(pool_, num_tokens, [&](int t) {
     if (!is_all_finite(hidden_[t], config_.hidden_size)) is_broken_ = true;
   });
   if (is_broken_) throw_not_finite();
@@ -102,7 +95,7 @@ void Transformer::head(int begin, int end, float* logits, size_t stride) {
   const StepScope scope =
       time_step(Step::kHead, num_rows, [&] { return matrix_cost(weight, num_rows, weight.rows); });
   const PackedRows x = packed_.prepare(weight, num_rows);
-  for_rows(num_rows, [&](int row) {
+  for_rows(pool_, num_rows, [&](int row) {
     kernels_.pack_row(x, weight.type, row, normed_[begin + row], weight.cols);
   });
   gemm(weight, x, {.data = logits, .stride = static_cast<int>(stride)});
@@ -112,7 +105,7 @@ void Transformer::embed(const Chunk& chunk) {
   const int num_tokens = static_cast<int>(chunk.ids.size());
   const StepScope scope = time_step(Step::kEmbed, num_tokens,
                                     [&] { return embedding_cost(model_.embedding(), num_tokens); });
-  for_rows(num_tokens,
+  for_rows(pool_, num_tokens,
            [&](int t) { kernels_.unpack_row(model_.embedding(), chunk.ids[t], hidden_[t]); });
 }
 
@@ -120,7 +113,7 @@ void Transformer::compute_rotations(const Chunk& chunk) {
   const int num_tokens = static_cast<int>(chunk.ids.size());
   const StepScope scope = time_step(
       Step::kAngles, num_tokens, [&] { return rows_cost(num_tokens, config_.rotary_dim / 2, 0); });
-  for_rows(num_tokens, [&](int t) {
+  for_rows(pool_, num_tokens, [&](int t) {
     const int position = chunk.first_position + t;
     compute_rotation(position, cos_[t], sin_[t]);
     if (window_.num_hidden(position) == 0) return;
@@ -167,7 +160,7 @@ void Transformer::rotate_and_store(const LayerWeights& layer, const KvLayer& kv,
   const int num_tokens = static_cast<int>(chunk.ids.size());
   const StepScope scope = time_step(Step::kRopeStore, num_tokens,
                                     [&] { return rope_store_cost(config_, kv, num_tokens); });
-  for_rows(num_tokens, [&](int t) {
+  for_rows(pool_, num_tokens, [&](int t) {
     for (int h = 0; h < num_query + config_.num_kv_heads; ++h) {
       float* head = qkv_[t] + h * dim;
       if (config_.qk_norm) {
@@ -233,12 +226,13 @@ AttentionArgs Transformer::attention_args(const KvLayer& kv, const Chunk& chunk,
   return args;
 }
 
-void Transformer::mlp_block(const LayerWeights& layer, int num_tokens) {
+void Transformer::mlp_block(const LayerWeights& layer, int num_tokens,
+                            const Checkpoint& checkpoint) {
   normalize(Step::kMlpNorm, layer.mlp_norm, 0, num_tokens);
   if (layer.moe.experts.empty()) {
     dense_mlp(layer.mlp, num_tokens, layer.mlp_post_norm);
   } else {
-    moe_block(layer.moe, num_tokens);
+    moe_block(layer.moe, num_tokens, checkpoint);
   }
 }
 
@@ -256,51 +250,50 @@ void Transformer::dense_mlp(const Mlp& mlp, int num_tokens, const float* post_no
 
 // Experts add to the residual in ascending order, the shared one last, whatever else is in the
 // chunk.
-void Transformer::moe_block(const MoeWeights& moe, int num_tokens) {
+void Transformer::moe_block(const MoeWeights& moe, int num_tokens, const Checkpoint& checkpoint) {
   {
     const StepScope scope =
         time_step(Step::kRouter, num_tokens, [&] { return router_cost(config_, num_tokens); });
     router_.route(moe, normed_[0], normed_.stride, num_tokens, pool_);
   }
-  run_experts(moe, num_tokens);
+  if (expert_cache_ != nullptr) expert_cache_->start(layer_, router_.used(), num_tokens);
+  expect_experts(num_tokens);
+  {
+    const StepScope scope = time_step(Step::kExperts, num_tokens, [&] {
+      StepCost cost;
+      for (const ExpertUse& use : router_.used()) {
+        cost += mlp_cost(moe.experts[use.expert], use.num_rows);
+      }
+      return cost;
+    });
+    experts_.run(moe, router_, normed_, num_tokens, hidden_, checkpoint);
+  }
   if (config_.num_shared_experts > 0) dense_mlp(moe.shared, num_tokens, nullptr);
 }
 
-void Transformer::run_experts(const MoeWeights& moe, int num_tokens) {
-  const StepScope scope = time_step(Step::kExperts, num_tokens, [&] {
-    StepCost cost;
-    for (int e = 0; e < config_.num_experts; ++e) {
-      const int num_rows = static_cast<int>(router_.rows(e).size());
-      if (num_rows > 0) cost += mlp_cost(moe.experts[e], num_rows);
-    }
-    return cost;
-  });
-  for (int e = 0; e < config_.num_experts; ++e) {
-    if (const auto rows = router_.rows(e); !rows.empty()) run_expert(moe.experts[e], rows);
+// Reads ahead what the next layer's router would choose now: attention and these experts change the
+// hidden states little.
+void Transformer::expect_experts(int num_tokens) {
+  const int next = layer_ + 1;
+  if (expert_cache_ == nullptr || next >= config_.num_layers || num_tokens > kMostPredictedTokens) {
+    return;
   }
-}
-
-void Transformer::run_expert(const Mlp& expert, std::span<const ExpertRow> rows) {
-  const int num_rows = static_cast<int>(rows.size());
-  const PackedMatrix& gate_up = expert.gate_up.matrix;
-  const PackedRows x = packed_.prepare(gate_up, num_rows);
-  for_rows(num_rows, [&](int i) {
-    kernels_.pack_row(x, gate_up.type, i, normed_[rows[i].token], gate_up.cols);
-  });
-  gemm(expert.gate_up, x, activated_, Epilogue::kSwiGlu);
-  gemm(expert.down, pack(expert.down.matrix, activated_, num_rows), projected_, Epilogue::kStore);
-  for_rows(num_rows, [&](int i) {
-    const float* from = projected_[i];
-    float* to = hidden_[rows[i].token];
-    for (int k = 0; k < config_.hidden_size; ++k) to[k] += rows[i].weight * from[k];
-  });
+  const StepScope scope =
+      time_step(Step::kRouter, num_tokens, [&] { return router_cost(config_, num_tokens); });
+  const LayerWeights& layer = model_.layers()[next];
+  for (int t = 0; t < num_tokens; ++t) {
+    kernels_.rms_norm(hidden_[t], layer.mlp_norm, config_.rms_norm_eps, config_.hidden_size,
+                      predicted_[t]);
+  }
+  predictor_.route(layer.moe, predicted_[0], predicted_.stride, num_tokens, pool_);
+  expert_cache_->expect(next, predictor_.used());
 }
 
 void Transformer::normalize(Step step, const float* gain, int begin, int end) {
   const StepScope scope = time_step(step, end - begin, [&] {
     return rows_cost(end - begin, config_.hidden_size, kNormOperations);
   });
-  for_rows(end - begin, [&](int row) {
+  for_rows(pool_, end - begin, [&](int row) {
     const int t = begin + row;
     kernels_.rms_norm(hidden_[t], gain, config_.rms_norm_eps, config_.hidden_size, normed_[t]);
   });
@@ -308,7 +301,7 @@ void Transformer::normalize(Step step, const float* gain, int begin, int end) {
 
 PackedRows Transformer::pack(const PackedMatrix& weight, Rows& rows, int num_rows) {
   const PackedRows x = packed_.prepare(weight, num_rows);
-  for_rows(num_rows,
+  for_rows(pool_, num_rows,
            [&](int row) { kernels_.pack_row(x, weight.type, row, rows[row], weight.cols); });
   return x;
 }
@@ -334,19 +327,11 @@ void Transformer::add_to_residual(const Linear& linear, const PackedRows& x,
     return;
   }
   gemm(linear, x, projected_, Epilogue::kStore);
-  for_rows(x.rows, [&](int t) {
+  for_rows(pool_, x.rows, [&](int t) {
     float* row = projected_[t];
     kernels_.rms_norm(row, post_norm, config_.rms_norm_eps, config_.hidden_size, row);
     kernels_.add(row, config_.hidden_size, hidden_[t]);
   });
-}
-
-template <typename Body>
-void Transformer::for_rows(int num_rows, const Body& body) {
-  pool_.parallel_for(num_rows, row_grain(num_rows, pool_.num_threads()),
-                     [&](int64_t begin, int64_t end, int) {
-                       for (int row = static_cast<int>(begin); row < end; ++row) body(row);
-                     });
 }
 
 }  // namespace autoglm

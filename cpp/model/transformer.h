@@ -6,15 +6,18 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <span>
 
 #include "base/aligned_buffer.h"
+#include "base/checkpoint.h"
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
 #include "model/activations.h"
+#include "model/expert_cache.h"
+#include "model/experts.h"
 #include "model/moe.h"
 #include "model/profile.h"
+#include "model/rows.h"
 #include "model/weights.h"
 #include "model/window.h"
 
@@ -37,19 +40,18 @@ struct Chunk {
   KvView kv;
 };
 
-// Called between layers; throws to abandon the pass.
-using Checkpoint = std::function<void()>;
-
 class Transformer {
  public:
   // Takes chunks of up to `max_tokens`. The references must outlive it.
-  // Quantised activations keep 16 bits when `is_precise`, else 8.
+  // Quantised activations keep 16 bits when `is_precise`, else 8. Experts come from `expert_cache`
+  // unless it is null.
   Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool, int max_tokens,
-              bool is_precise, const KvWindow& window);
+              bool is_precise, const KvWindow& window, ExpertCache* expert_cache);
 
   // Runs the layers over a chunk: writes its keys and values, keeps its hidden states for head().
   // Throws Error(kModelFileError) when a value became NaN or infinite; none of these is ever
-  // written to the cache, where it would spoil sequences that get the page later.
+  // written to the cache, where it would spoil sequences that get the page later. The checkpoint is
+  // called between layers and while experts are waited for.
   void forward(const Chunk& chunk, const Checkpoint& checkpoint);
 
   // Logits of rows [begin, end) of the last chunk, row i at logits + (i - begin) * stride.
@@ -59,19 +61,6 @@ class Transformer {
   void set_recorder(StepRecorder* recorder) { recorder_ = recorder; }
 
  private:
-  // Rows of floats, an odd number of cache lines apart: with a power of two all rows of a column
-  // would share a few sets of the cache.
-  struct Rows {
-    AlignedBuffer<float> buffer;
-    int stride = 0;
-
-    Rows() = default;
-    Rows(int num_rows, int cols)
-        : buffer(static_cast<size_t>(num_rows) * row_stride(cols)), stride(row_stride(cols)) {}
-    static int row_stride(int cols) { return ((cols + 15) / 16 | 1) * 16; }
-    float* operator[](int row) { return buffer.data() + static_cast<size_t>(row) * stride; }
-  };
-
   void embed(const Chunk& chunk);
   void check_hidden(int num_tokens);
   void compute_rotations(const Chunk& chunk);
@@ -81,11 +70,10 @@ class Transformer {
   void attend(const KvLayer& kv, const Chunk& chunk);
   // What the tokens of the page that `token` of the chunk lies in see.
   AttentionArgs attention_args(const KvLayer& kv, const Chunk& chunk, int token);
-  void mlp_block(const LayerWeights& layer, int num_tokens);
-  void moe_block(const MoeWeights& moe, int num_tokens);
+  void mlp_block(const LayerWeights& layer, int num_tokens, const Checkpoint& checkpoint);
+  void moe_block(const MoeWeights& moe, int num_tokens, const Checkpoint& checkpoint);
+  void expect_experts(int num_tokens);
   void dense_mlp(const Mlp& mlp, int num_tokens, const float* post_norm);
-  void run_experts(const MoeWeights& moe, int num_tokens);
-  void run_expert(const Mlp& expert, std::span<const ExpertRow> rows);
 
   // normed_ = RMSNorm of hidden_ rows [begin, end).
   void normalize(Step step, const float* gain, int begin, int end);
@@ -94,8 +82,6 @@ class Transformer {
   void gemm(const PackedMatrix& weight, const PackedRows& x, const GemmOutput& out);
   // hidden_ += linear(x), through a norm when `post_norm` is not null.
   void add_to_residual(const Linear& linear, const PackedRows& x, const float* post_norm);
-  template <typename Body>
-  void for_rows(int num_rows, const Body& body);
   // Times the block that holds the result as a step of the current layer.
   template <typename CostFunction>
   StepScope time_step(Step step, int num_tokens, const CostFunction& cost) const {
@@ -108,12 +94,15 @@ class Transformer {
   ThreadPool& pool_;
   PackedActivations packed_;
   ExpertRouter router_;
+  ExpertRouter predictor_;  // of the next layer
+  ExpertCache* expert_cache_;
   Rows hidden_;  // the residual stream
   Rows normed_;  // its norm; what a matrix reads
   Rows qkv_;
   Rows attended_;
   Rows activated_;  // after SwiGLU
-  Rows projected_;  // before a sandwich norm, or of one expert
+  Rows projected_;  // before a sandwich norm
+  Rows predicted_;  // the input of the next layer's router, as far as it is known
   Rows cos_;        // [max_tokens][rotary_dim / 2]
   Rows sin_;
   WindowTables window_;
@@ -122,6 +111,7 @@ class Transformer {
   Rows sink_sin_;
   Rows attention_scratch_;                 // one row a thread
   AlignedBuffer<std::byte> gemm_scratch_;  // kGemmScratchBytes a thread
+  RoutedExperts experts_;
   StepRecorder* recorder_ = nullptr;
   int layer_ = kNoLayer;                 // the one that runs
   std::atomic<bool> is_broken_ = false;  // a value of this pass is not finite

@@ -90,6 +90,12 @@ class TensorTable {
     return usual;
   }
 
+  // Where a tensor that get() returned begins.
+  ExpertPart place(const std::string& name, uint64_t expert_bytes) const {
+    const TensorEntry& entry = *entries_.at(name).entry;
+    return {static_cast<size_t>(entry.file_index), entry.offset, expert_bytes};
+  }
+
   void check_all_used() const {
     for (const auto& [name, slot] : entries_) {
       if (!slot.is_used) reject(name, "belongs to no part of this model");
@@ -178,9 +184,11 @@ class WeightReader {
     MoeWeights moe;
     moe.router = table_.get_floats(prefix + "router.weight", {count, hidden});
     moe.router_bias = table_.get_floats(prefix + "router.bias", {count});
-    const auto gate_up =
-        stack(prefix + "experts.gate_up", 2 * round_up(inner, kRowBlock), hidden, count);
+    const int gate_up_rows = 2 * round_up(inner, kRowBlock);
+    const auto gate_up = stack(prefix + "experts.gate_up", gate_up_rows, hidden, count);
     const auto down = stack(prefix + "experts.down", hidden, inner, count);
+    moe.gate_up_parts = places(prefix + "experts.gate_up", gate_up[0]);
+    moe.down_parts = places(prefix + "experts.down", down[0]);
     for (int e = 0; e < count; ++e) moe.experts.push_back({{gate_up[e]}, {down[e]}});
     if (config_.num_shared_experts > 0) {
       moe.shared = mlp(prefix + "shared.gate_up", prefix + "shared.down",
@@ -210,6 +218,14 @@ class WeightReader {
       for (size_t p = 0; p < parts.size(); ++p) parts[p] += specs[p].bytes;
     }
     return views;
+  }
+
+  std::vector<ExpertPart> places(const std::string& name, const PackedMatrix& first) {
+    std::vector<ExpertPart> parts;
+    for (const PartSpec& spec : packed_parts(first.type, first.rows, first.cols)) {
+      parts.push_back(table_.place(name + "." + spec.suffix, spec.bytes));
+    }
+    return parts;
   }
 
   TensorTable& table_;

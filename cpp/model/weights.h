@@ -35,10 +35,19 @@ struct Mlp {
   Linear down;
 };
 
+// Where a file keeps one part (codes, scales) of all experts of a layer, one after another.
+struct ExpertPart {
+  size_t file = 0;  // index into Model::files()
+  uint64_t offset = 0;
+  uint64_t bytes = 0;  // of one expert
+};
+
 struct MoeWeights {
   const float* router = nullptr;       // [num_experts][hidden_size]
   const float* router_bias = nullptr;  // [num_experts], used to choose, not to weigh
   std::vector<Mlp> experts;
+  std::vector<ExpertPart> gate_up_parts;  // in the order of packed_parts(), as down_parts
+  std::vector<ExpertPart> down_parts;
   Mlp shared;  // present when num_shared_experts > 0
 };
 
@@ -79,6 +88,7 @@ class Model {
   // Maps the weights from now on, on a thread of its own. Models with experts are left alone: not
   // all of their pages are read, and they may not fit.
   void start_prefault();
+  const std::vector<MmapFile>& files() const { return files_; }
 
  private:
   ModelConfig config_;

@@ -244,6 +244,13 @@ class Plan:
     def held_tokens(self, num_tokens: int) -> int:
         """The most tokens' pages that a sequence of this length holds at once."""
 
+    @property
+    def expert_memory_mib(self) -> int:
+        """memory for experts that are read when needed; 0: mapped as all weights"""
+
+    @expert_memory_mib.setter
+    def expert_memory_mib(self, arg: int, /) -> None: ...
+
 class Sampling:
     """How the next token is chosen; the default is greedy."""
 
@@ -374,6 +381,11 @@ class Executor:
     def stop_profile(self) -> list[tuple[str, int, int, float, float, int, int, int]]:
         """
         The recorded steps: (name, layer or -1, tokens, start in s, seconds, bytes, operations, bytes of the KV cache).
+        """
+
+    def expert_stats(self) -> tuple[int, int, int, int, int, int, int, int, float]:
+        """
+        Of experts that are read when needed, since the start: slots, bytes of an expert, experts used, in memory, on their way; predicted, foreseen; bytes read, seconds waited.
         """
 
     def measure_limits(self) -> tuple[float, float]:
