@@ -67,6 +67,7 @@ class _Client:
         cache_mib: int | None = None,
         window: int | None = None,
         draft_model: str | os.PathLike[str] | None = None,
+        expert_memory_mib: int | None = None,
     ) -> None:
         """Options left out come from `AUTOGLM_*`, then the config file, then `Settings`.
 
@@ -87,6 +88,7 @@ class _Client:
             "cache_mib": cache_mib,
             "window": window,
             "draft_model": _path_text("draft_model", draft_model),
+            "expert_memory_mib": expert_memory_mib,
         }
         directory = _path_text("context", context)
         path = None if directory is None else Path(directory) / "config.toml"

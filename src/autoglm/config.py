@@ -29,7 +29,8 @@ class Settings:
     `context_tokens` 0 is the model's own window, up to `DEFAULT_MAX_CONTEXT`. `cache_mib` bounds
     the answer cache (0 turns it off), `max_text_mib` a text input. `window` above 0 limits
     attention to the first `sink` and the latest `window` tokens. `draft_model` is a smaller
-    bundle with the same tokenizer that makes answers faster.
+    bundle with the same tokenizer that makes answers faster. `expert_memory_mib` bounds the
+    experts in memory of a mixture model, the others are read when needed; 0 maps all of them.
     """
 
     model: str | None = None
@@ -42,6 +43,7 @@ class Settings:
     window: int = 0
     sink: int = 64
     draft_model: str | None = None
+    expert_memory_mib: int = 0
 
 
 _RANGES = {
@@ -52,6 +54,7 @@ _RANGES = {
     "max_text_mib": (1, 1024),
     "window": (0, 2**24),
     "sink": (0, 2**20),
+    "expert_memory_mib": (0, 2**24),
 }
 
 
@@ -174,4 +177,5 @@ def load_settings(
         window=sources.integer("window", default.window),
         sink=sources.integer("sink", default.sink),
         draft_model=sources.text("draft_model", default.draft_model),
+        expert_memory_mib=sources.integer("expert_memory_mib", default.expert_memory_mib),
     )

@@ -39,6 +39,7 @@ def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
         window=settings.window,
         sink=settings.sink,
         draft_model=settings.draft_model,
+        expert_memory_mib=settings.expert_memory_mib,
     )
     name = model.bundle.path.resolve().name if settings.model else ModelSize.LITE.value
     return engine, name, model.fingerprint()

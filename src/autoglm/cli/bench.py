@@ -18,6 +18,7 @@ from typing import Any
 from autoglm.cli.interrupt import exit_on_interrupt
 from autoglm.cli.options import (
     add_draft_option,
+    add_expert_memory_option,
     add_json_option,
     add_model_option,
     add_threads_option,
@@ -73,12 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_window_option(parser)
     add_draft_option(parser)
     add_threads_option(parser)
+    add_expert_memory_option(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print median, min and max of every figure."""
-    names = ("model", "threads", "window", "draft_model")
+    names = ("model", "threads", "window", "draft_model", "expert_memory_mib")
     settings = load_settings({name: getattr(args, name) for name in names})
     path = Path(settings.model) if settings.model else embedded_model()
     work = workload(args, LONGEST if settings.window else open_bundle(path).max_position)
@@ -104,6 +106,7 @@ def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int)
             **window,
             has_prompt_lookup=False,
             draft=draft,
+            expert_memory_mib=settings.expert_memory_mib,
         )
 
     bundle = open_bundle(path)
@@ -128,6 +131,7 @@ def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int)
         "depth": work.depth,
         "window": settings.window,
         "draft_model": settings.draft_model,
+        "expert_memory_mib": settings.expert_memory_mib,
         "repeat": repeat,
     }
 

@@ -9,6 +9,7 @@ from typing import Any
 from autoglm.cli.interrupt import cancel_on_interrupt
 from autoglm.cli.options import (
     add_draft_option,
+    add_expert_memory_option,
     add_model_option,
     add_threads_option,
     add_window_option,
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_window_option(parser)
     add_draft_option(parser)
     add_threads_option(parser)
+    add_expert_memory_option(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -54,7 +56,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 def settings_from(args: argparse.Namespace) -> Settings:
     """The settings, with the command's flags first."""
-    names = ("model", "threads", "offline", "window", "draft_model")
+    names = ("model", "threads", "offline", "window", "draft_model", "expert_memory_mib")
     return load_settings({name: getattr(args, name, None) for name in names})
 
 

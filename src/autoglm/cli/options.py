@@ -57,6 +57,18 @@ def add_draft_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_expert_memory_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --expert-memory."""
+    parser.add_argument(
+        "--expert-memory",
+        dest="expert_memory_mib",
+        metavar="MIB",
+        type=whole_number(0),
+        help="memory for the experts of a mixture, the others are read from disk when needed "
+        "(default: 0, all are mapped)",
+    )
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Declare --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")

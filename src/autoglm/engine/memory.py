@@ -73,15 +73,19 @@ def need_after_loading(
     )
 
 
-def check_fits(bundle: Bundle, *, held_tokens: int, available: int | None) -> None:
+def check_fits(
+    bundle: Bundle, *, held_tokens: int, available: int | None, expert_memory_mib: int = 0
+) -> None:
     """ResourceError when `available` bytes cannot hold the weights and a KV cache this long.
 
-    Experts count as not resident: those that do not fit are read again from the file.
+    Mapped experts count as not resident: those that do not fit are read again from the file. A
+    memory of their own counts as far as they fill it.
     """
     if available is None:
         return
     experts = sum(t.nbytes for t in bundle.tensors if ".moe.experts." in t.name)
-    fixed = bundle.weights_bytes - experts + LEAST_BYTES
+    pool = min(experts, expert_memory_mib * MIB)
+    fixed = bundle.weights_bytes - experts + pool + LEAST_BYTES
     token_bytes = kv_token_bytes(bundle.config)
     need = fixed + held_tokens * token_bytes
     if need <= available:

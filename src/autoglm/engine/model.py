@@ -50,6 +50,7 @@ class LoadedModel:
         sink: int = DEFAULT_SINK,
         prefault: bool = True,
         draft: Bundle | None = None,
+        expert_memory_mib: int = 0,
     ) -> None:
         """`context_tokens` 0 is the model's own context, up to DEFAULT_MAX_CONTEXT.
 
@@ -63,7 +64,12 @@ class LoadedModel:
         self.bundle = bundle
         self.context_tokens = context_tokens or min(bundle.max_position, DEFAULT_MAX_CONTEXT)
         held = held_tokens(self.context_tokens, window=window, sink=sink)
-        check_fits(bundle, held_tokens=held, available=available_bytes())
+        check_fits(
+            bundle,
+            held_tokens=held,
+            available=available_bytes(),
+            expert_memory_mib=expert_memory_mib,
+        )
         self._native: NativeModel | None = NativeModel(
             bundle,
             pool_tokens=pool_tokens(bundle.config, held),
@@ -71,6 +77,7 @@ class LoadedModel:
             window=window,
             sink=sink,
             draft=draft,
+            expert_memory_mib=expert_memory_mib,
         )
         if prefault:
             self._native.start_prefault()
@@ -217,6 +224,7 @@ def load_model(
     sink: int = DEFAULT_SINK,
     prefault: bool = True,
     draft_model: str | Path | None = None,
+    expert_memory_mib: int = 0,
 ) -> LoadedModel:
     """Open the bundle at `path`, None for the embedded one, and that of a draft model if named.
 
@@ -231,6 +239,7 @@ def load_model(
         sink=sink,
         prefault=prefault,
         draft=None if draft_model is None else open_bundle(draft_model),
+        expert_memory_mib=expert_memory_mib,
     )
 
 
@@ -243,6 +252,7 @@ def load_engine(
     window: int = 0,
     sink: int = DEFAULT_SINK,
     draft_model: str | Path | None = None,
+    expert_memory_mib: int = 0,
 ) -> tuple[LoadedModel, LocalEngine]:
     """As `load_model` and its `engine`, sooner: the process of a foreign template works meanwhile.
 
@@ -257,6 +267,7 @@ def load_engine(
             window=window,
             sink=sink,
             draft=None if draft_model is None else open_bundle(draft_model),
+            expert_memory_mib=expert_memory_mib,
         )
         return model, model.engine(max_tokens=max_tokens, first=first)
 

@@ -9,7 +9,12 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, SupportsIndex
 
-from autoglm.errors import ContextOverflowError, InvalidRequestError, translate_core_errors
+from autoglm.errors import (
+    ContextOverflowError,
+    InvalidRequestError,
+    UsageError,
+    translate_core_errors,
+)
 from autoglm.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from autoglm import _core
     from autoglm.modelfile.arch import ArchConfig
     from autoglm.modelfile.bundle import Bundle
+    from autoglm.telemetry.experts import ExpertStats
     from autoglm.telemetry.profile import Limits, StepEvent
 
 
@@ -39,6 +45,7 @@ class NativeModel:
         sink: int = DEFAULT_SINK,
         has_prompt_lookup: bool = True,
         draft: Bundle | None = None,
+        expert_memory_mib: int = 0,
     ) -> None:
         """`threads` 0 is the number of physical cores.
 
@@ -48,9 +55,18 @@ class NativeModel:
         `has_prompt_lookup` lets sessions verify drafts from the text so far, `draft` those of a
         smaller model with the same vocabulary: faster where drafts are right, the same tokens.
 
-        Raises ModelFileError and its kinds, ResourceError.
+        `expert_memory_mib` above 0 bounds the experts in memory; the others are read when needed.
+
+        Raises ModelFileError and its kinds, ResourceError, UsageError.
         """
         from autoglm import _core
+
+        if expert_memory_mib and not bundle.config.num_experts:
+            message = (
+                f"expert_memory_mib is {expert_memory_mib}, but the model in {bundle.path} "
+                "has no experts; leave it 0"
+            )
+            raise UsageError(message)
 
         self._core = _core
         self._bundle = bundle
@@ -59,12 +75,14 @@ class NativeModel:
         plan = _window_plan(window, sink)
         plan.threads = threads
         plan.max_context = pool_tokens
+        plan.expert_memory_mib = expert_memory_mib
         self._plan = plan
         with translate_core_errors():
             self._model = _native_model(bundle)
             self._executor = _core.Executor(self._model, plan)
             self._draft_model: _core.DraftModel | None = None
             if draft is not None:
+                plan.expert_memory_mib = 0
                 drafting = _core.Executor(_native_model(draft), plan, self._executor)
                 self._draft_model = _core.DraftModel(drafting, self._executor)
         self.pool_tokens: int = self._executor.num_free_pages * PAGE_TOKENS
@@ -124,6 +142,12 @@ class NativeModel:
         with translate_core_errors():
             bandwidth, peak = self._executor.measure_limits()
         return Limits(read_bytes_per_s=bandwidth, operations_per_s=peak)
+
+    def expert_stats(self) -> ExpertStats:
+        """How the memory for experts has done so far; all zero when they are mapped."""
+        from autoglm.telemetry.experts import ExpertStats
+
+        return ExpertStats(*self._executor.expert_stats())
 
     def start_profile(self) -> None:
         """Record the steps of every forward pass from now on."""
