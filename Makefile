@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers docs size fuzz fuzz-bundles parity clean
+	lint fix bench bench-peers bench-moe docs size fuzz fuzz-bundles parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -172,6 +172,9 @@ bench: build ## measure what README.md states; BENCH_MODEL=DIR adds a larger bun
 bench-peers: build $(VENV)/.requirements-bench ## ours and other engines interleaved; PEERS=DIR keeps theirs
 	$(BIN)/python benchmarks/bench_peers.py $(if $(PEERS),--home $(PEERS)) $(ARGS)
 	$(BIN)/python benchmarks/report.py
+
+bench-moe: build ## stream the experts of a model larger than its memory cap (8 GB of disk)
+	$(BIN)/python benchmarks/moe_streaming.py $(ARGS)
 
 docs: build ## regenerate the command reference
 	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
