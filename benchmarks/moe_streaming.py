@@ -27,11 +27,12 @@ MIB = 2**20
 # What a process needs beside its pool of experts: other weights, scratch, the interpreter.
 RESERVE_MIB = 900
 NOTES = """
-The weights are random, so routing has no skew to use: of E experts of which S fit in memory a hit
-rate of S/E is chance. Trained routers repeat themselves more, so hits and predictions should be
-higher. The cap is a control group: it counts the page cache that mmap fills as well as anonymous
-memory. Before every run the file is dropped from the page cache. Bytes read are those that the
-kernel has fetched from storage for the process (/proc/self/io), read-ahead included.
+The weights are random: hit rates and predictions say how the machinery works, not what a trained
+router gives. Under even routing the hit rate would be the share of experts that fit; neighbouring
+tokens of a random model resemble each other, which lifts it. The cap is a control group: it counts
+the page cache that mmap fills as well as anonymous memory. Before every run the file is dropped
+from the page cache. Bytes read are those fetched from storage for the process (/proc/self/io),
+read-ahead included. The kernel's own reclaim may mark a mapped run as noisy.
 """.strip()
 NO_CAP = """
 No memory cap can be made here ({reason}). A resource limit would not do: it does not count the page
@@ -57,8 +58,10 @@ def main() -> int:
     results: list[dict[str, object]] = []
     with _model(args) as model:
         size_mib = (model / "model.safetensors").stat().st_size / MIB
-        _say(f"model {size_mib:.0f} MiB, {args.threads} threads, prompt {args.prompt_tokens}, ")
-        _say(f"generated {args.warm_tokens} + {args.gen_tokens}, median of {args.repeat}\n")
+        _say(
+            f"model {size_mib:.0f} MiB, {args.threads} threads, prompt {args.prompt_tokens}, "
+            f"{args.gen_tokens} tokens timed after {args.warm_tokens}, median of {args.repeat}\n"
+        )
         for cap_mib in args.caps or [4096, 2560]:
             results += _measure_cap(args, model, cap_mib)
     _say("\n" + NOTES)
