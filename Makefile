@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-moe docs size fuzz fuzz-bundles parity clean
+	lint fix bench bench-peers bench-moe bench-window bench-drafts docs size fuzz fuzz-bundles parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -175,6 +175,12 @@ bench-peers: build $(VENV)/.requirements-bench ## ours and other engines interle
 
 bench-moe: build ## stream the experts of a model larger than its memory cap (8 GB of disk)
 	$(BIN)/python benchmarks/moe_streaming.py $(ARGS)
+
+bench-window: build ## perplexity, speed and memory of windows; TEXT=FILE, else our own pages
+	$(BIN)/python benchmarks/window.py $(if $(TEXT),--file $(TEXT)) $(ARGS)
+
+bench-drafts: build ## decode speed with drafts from the text over that without
+	$(BIN)/python benchmarks/prompt_lookup.py $(ARGS)
 
 docs: build ## regenerate the command reference
 	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
