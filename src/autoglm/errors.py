@@ -1,9 +1,9 @@
 """Every exception autoglm raises, its exit code, and the translation of native errors.
 
-AutoGLMError (1)
-  UsageError (2): InvalidRequestError: ContextOverflowError
+AutoGLMError (1): UsageError (2): InvalidRequestError: ContextOverflowError
   InputError, ModelFileError: ModelNotFoundError, UnsupportedModelError, ModelConfigError
-  ResourceError, StorageError, MissingExtraError, OutputFormatError, CancelledError (130)
+  ResourceError, MissingExtraError, OutputFormatError, CancelledError (130), PrivacyError
+  StorageError: VaultError: VaultKeyError, VaultRollbackError
 """
 
 from __future__ import annotations
@@ -60,6 +60,22 @@ class ResourceError(AutoGLMError):
 
 class StorageError(AutoGLMError):
     """Reading or writing files failed: disk full, permission denied."""
+
+
+class VaultError(StorageError):
+    """The encrypted store cannot do what was asked, or its file was damaged or tampered with."""
+
+
+class VaultKeyError(VaultError):
+    """The key does not open the vault; why it does not is not told."""
+
+
+class VaultRollbackError(VaultError):
+    """The vault is older than the last state this device saw."""
+
+
+class PrivacyError(AutoGLMError):
+    """A privacy policy that is not usable, or data it does not let out."""
 
 
 class MissingExtraError(AutoGLMError):

@@ -1,0 +1,1 @@
+"""The encrypted store on the device: decision 15, docs/guide/vault.md."""

@@ -1,0 +1,185 @@
+"""Where the secret above all keys is kept: the system's keyring, a private file, or a passphrase.
+
+None of them lies in the vault's directory, so a copy of that directory opens nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from autoglm.errors import UsageError, VaultError, VaultKeyError, require
+from autoglm.privacy.vault.keys import KEY_BYTES
+from autoglm.privacy.vault.places import sync_directory
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Kind = Literal["keyring", "file", "passphrase"]
+
+_SERVICE = "autoglm vault"
+_MISSING = "the vault's key is missing; without it nothing in the vault can be read"
+
+
+class Keystore(Protocol):
+    """Gives one secret of 32 bytes."""
+
+    @property
+    def kind(self) -> Kind:
+        """What is written into the vault, so that its key is found again."""
+
+    def create(self, salt: bytes) -> bytes:
+        """The secret, made if there is none. `salt` is the vault's own."""
+
+    def read(self, salt: bytes) -> bytes:
+        """The secret of an existing vault. Raises VaultKeyError when there is none."""
+
+    def destroy(self) -> None:
+        """Forget the secret; a second call does nothing."""
+
+
+class KeyFile:
+    """A file of 32 random bytes that only its owner may read."""
+
+    kind: Kind = "file"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, salt: bytes) -> bytes:
+        """The secret in the file, which is made if missing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # The file appears whole: a link is made to a complete one, and only if none is there.
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, os.urandom(KEY_BYTES))
+            os.fsync(descriptor)
+            self.path.hardlink_to(draft)
+            sync_directory(self.path.parent)
+        except FileExistsError:
+            pass
+        finally:
+            os.close(descriptor)
+            draft.unlink()
+        return self.read(salt)
+
+    def read(self, salt: bytes) -> bytes:
+        """The secret in the file, which must be private."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError as err:
+            raise VaultKeyError(_MISSING) from err
+        except OSError as err:
+            message = f"{self.path}: {err.strerror}; a key file must be an ordinary file"
+            raise VaultError(message) from err
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                message = f"{self.path}: a key file must be an ordinary file of your own"
+                raise VaultError(message)
+            if status.st_mode & 0o077:
+                message = f"{self.path}: others may read this key file; run: chmod 600 on it"
+                raise VaultError(message)
+            secret = os.read(descriptor, KEY_BYTES + 1)
+        finally:
+            os.close(descriptor)
+        if len(secret) != KEY_BYTES:
+            message = f"{self.path}: a key file has {KEY_BYTES} bytes; restore it from a copy"
+            raise VaultError(message)
+        return secret
+
+    def destroy(self) -> None:
+        """Overwrite and remove the file."""
+        if not self.path.exists():
+            return
+        with self.path.open("r+b") as file:
+            file.write(bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        self.path.unlink()
+        sync_directory(self.path.parent)
+
+
+class OsKeyring:
+    """An entry of the keyring of the desktop or the system."""
+
+    kind: Kind = "keyring"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def create(self, salt: bytes) -> bytes:
+        """The secret in the keyring, which is made if missing."""
+        keyring = require("keyring", extra="vault")
+        if self._find(keyring) is None:
+            text = base64.b64encode(os.urandom(KEY_BYTES)).decode()
+            try:
+                keyring.set_password(_SERVICE, self.name, text)
+            except keyring.errors.KeyringError as err:
+                raise _no_keyring(err) from err
+        return self.read(salt)
+
+    def read(self, salt: bytes) -> bytes:
+        """The secret in the keyring."""
+        found = self._find(require("keyring", extra="vault"))
+        if found is None:
+            raise VaultKeyError(_MISSING)
+        try:
+            secret = base64.b64decode(found, validate=True)
+        except binascii.Error as err:
+            raise VaultKeyError(_MISSING) from err
+        if len(secret) != KEY_BYTES:
+            raise VaultKeyError(_MISSING)
+        return secret
+
+    def destroy(self) -> None:
+        """Delete the entry."""
+        keyring = require("keyring", extra="vault")
+        if self._find(keyring) is not None:
+            keyring.delete_password(_SERVICE, self.name)
+
+    def _find(self, keyring: ModuleType) -> str | None:
+        try:
+            found: str | None = keyring.get_password(_SERVICE, self.name)
+        except keyring.errors.KeyringError as err:
+            raise _no_keyring(err) from err
+        return found
+
+
+def _no_keyring(err: Exception) -> VaultError:
+    return VaultError(
+        f"the system's keyring cannot be used ({type(err).__name__}); "
+        "use a key file or a passphrase"
+    )
+
+
+class Passphrase:
+    """A secret computed from a passphrase by Argon2id (RFC 9106, its second choice: 64 MiB)."""
+
+    kind: Kind = "passphrase"
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def create(self, salt: bytes) -> bytes:
+        """The secret of a new vault."""
+        if len(self._text) < 8:
+            message = "a passphrase needs at least 8 characters"
+            raise UsageError(message)
+        return self.read(salt)
+
+    def read(self, salt: bytes) -> bytes:
+        """The secret that the passphrase gives with the vault's salt."""
+        from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+        kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=3, lanes=4, memory_cost=64 * 1024)
+        return kdf.derive(self._text.encode())
+
+    def destroy(self) -> None:
+        """Nothing is stored that could be destroyed."""
