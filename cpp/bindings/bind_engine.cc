@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
+#include <cstring>
 #include <map>
 #include <string>
 #include <string_view>
@@ -19,6 +20,7 @@
 #include "bindings/bind.h"
 #include "engine/executor.h"
 #include "engine/session.h"
+#include "engine/shared_pass.h"
 #include "kernels/pack.h"
 #include "model/weights.h"
 
@@ -110,6 +112,60 @@ ExpertTuple expert_stats(const Executor& executor) {
           stats.num_foreseen, stats.bytes_read,   stats.wait_s};
 }
 
+// (id, natural logarithm of its probability, the likeliest tokens with theirs)
+using LogprobTuple = std::tuple<int32_t, double, std::vector<std::pair<int32_t, double>>>;
+
+std::vector<LogprobTuple> to_tuples(std::vector<TokenLogprob> logprobs) {
+  std::vector<LogprobTuple> out;
+  out.reserve(logprobs.size());
+  for (TokenLogprob& one : logprobs) out.emplace_back(one.id, one.logprob, std::move(one.top));
+  return out;
+}
+
+std::vector<LogprobTuple> session_logprobs(Session& session, const std::vector<int32_t>& ids,
+                                           int num_top) {
+  const Checkpoint poll = make_signal_poll();
+  const nb::gil_scoped_release release;
+  return to_tuples(session.logprobs(ids, num_top, poll));
+}
+
+std::vector<float> session_embed(Session& session, const std::vector<int32_t>& ids) {
+  std::vector<float> out(session.executor().model().config().hidden_size);
+  const Checkpoint poll = make_signal_poll();
+  const nb::gil_scoped_release release;
+  session.embed(ids, out.data(), poll);
+  return out;
+}
+
+void session_allow(Session& session, nb::handle mask) {
+  const BufferView view(mask);
+  std::vector<uint32_t> words(view.bytes().size() / sizeof(uint32_t));
+  std::memcpy(words.data(), view.bytes().data(), words.size() * sizeof(uint32_t));
+  session.allow(std::move(words));
+}
+
+// (session, sampling, most tokens to compute, most ids to sample)
+using PassTuple = std::tuple<Session*, Sampling, int, int>;
+// (ids, tokens without KV, whether an end token came, error code or 0, its message)
+using OutcomeTuple = std::tuple<std::vector<int32_t>, int, bool, int, std::string>;
+
+std::vector<OutcomeTuple> run_passes(Executor& executor, const std::vector<PassTuple>& tuples,
+                                     double seconds) {
+  std::vector<PassItem> items;
+  for (const auto& [session, sampling, most_tokens, most_ids] : tuples) {
+    items.push_back({session, sampling, most_tokens, most_ids});
+  }
+  const Checkpoint poll = make_signal_poll();
+  const nb::gil_scoped_release release;
+  std::vector<OutcomeTuple> out;
+  for (PassOutcome& outcome : SharedPass(executor, items).run(seconds, poll)) {
+    const int code = outcome.error ? outcome.error->code() : 0;
+    out.emplace_back(std::move(outcome.ids), outcome.num_pending, outcome.is_ended, code,
+                     outcome.error ? outcome.error->what() : "");
+  }
+  return out;
+}
+
 FloatMatrix session_logits(Session& session, const std::vector<int32_t>& ids) {
   const size_t vocab_size = session.executor().model().config().vocab_size;
   std::unique_ptr<float[]> values(new float[ids.size() * vocab_size]);
@@ -193,7 +249,9 @@ void bind_sampling(nb::module_& m) {
       .def_rw("eos_ids", &Sampling::eos_ids)
       .def_rw("ignore_eos", &Sampling::ignore_eos)
       .def_rw("prompt_lookup", &Sampling::prompt_lookup,
-              "verify drafts from the text so far; changes speed, never a token");
+              "verify drafts from the text so far; changes speed, never a token")
+      .def_rw("num_logprobs", &Sampling::num_logprobs,
+              "likeliest tokens to report beside each sampled one; -1: report none");
 }
 
 void bind_model(nb::module_& m) {
@@ -240,6 +298,11 @@ void bind_model(nb::module_& m) {
            "Of experts that are read when needed, since the start: slots, bytes of an expert, "
            "experts used, in memory, on their way; predicted, foreseen; bytes read, seconds "
            "waited.")
+      .def("run_passes", run_passes, nb::arg("items"), nb::arg("seconds") = Session::kNoLimit,
+           "Forward passes that sessions share. items: (session, sampling, most tokens to compute, "
+           "most ids to sample); returns for each (ids, tokens without KV, whether an end token "
+           "came, error code or 0, message).")
+      .def_prop_ro("prefill_chunk", &Executor::prefill_chunk, "tokens of a pass")
       .def("measure_limits", measure_limits,
            "Read bandwidth in bytes/s and arithmetic peak in operations/s, of all threads.");
 }
@@ -287,6 +350,18 @@ void bind_session(nb::module_& m) {
             return session.score(ids, poll);
           },
           nb::arg("ids"), "Sum over t >= 1 of -log p(ids[t] | ids[:t]).")
+      .def(
+          "append",
+          [](Session& session, const std::vector<int32_t>& ids) { return session.append(ids); },
+          nb::arg("ids"), "As prefill, but computes nothing yet: run_passes does.")
+      .def("allow", session_allow, nb::arg("mask"),
+           "Limits the next sampled token to the set bits of a buffer of 32-bit words.")
+      .def(
+          "take_logprobs", [](Session& session) { return to_tuples(session.take_logprobs()); },
+          "Of the tokens sampled since the last call: (id, logprob, [(id, logprob)]).")
+      .def("logprobs", session_logprobs, nb::arg("ids"), nb::arg("num_top"),
+           "Of ids[1:] in a sequence of their own, as take_logprobs.")
+      .def("embed", session_embed, nb::arg("ids"), "Mean of the last hidden states.")
       .def("cancel", &Session::cancel,
            "Makes the running call, or else the next, raise code 501; from any thread.")
       .def_prop_ro("num_tokens", &Session::num_tokens)

@@ -1,8 +1,8 @@
 #include "engine/executor.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "base/cpu_features.h"
@@ -82,14 +82,6 @@ std::unique_ptr<ExpertCache> make_expert_cache(const Plan& plan, const Model& mo
                                        make_expert_reader(model));
 }
 
-// -log softmax(logits)[target], NaN when one of the logits is not finite.
-double negative_log_probability(const float* logits, int vocab_size, int32_t target) {
-  const double largest = *std::max_element(logits, logits + vocab_size);
-  double total = 0.0;
-  for (int i = 0; i < vocab_size; ++i) total += std::exp(logits[i] - largest) + logits[i] * 0.0f;
-  return largest + std::log(total) - logits[target];
-}
-
 }  // namespace
 
 int held_tokens(const Plan& plan, int num_tokens) {
@@ -126,11 +118,20 @@ void Executor::forward(const Chunk& chunk, int num_logits, float* logits,
                        const Checkpoint& checkpoint) {
   const std::lock_guard lock(workers_->mutex);
   model_->check_files();
-  transformer_.forward(chunk, checkpoint);
+  transformer_.forward({&chunk, 1}, checkpoint);
   if (num_logits > 0) {
-    const int num_tokens = static_cast<int>(chunk.ids.size());
+    const int num_tokens = chunk.num_tokens();
     transformer_.head(num_tokens - num_logits, num_tokens, logits, model_->config().vocab_size);
   }
+  model_->check_files();
+}
+
+void Executor::forward(std::span<const Chunk> chunks, std::span<const int> logit_rows,
+                       float* logits, const Checkpoint& checkpoint) {
+  const std::lock_guard lock(workers_->mutex);
+  model_->check_files();
+  transformer_.forward(chunks, checkpoint);
+  if (!logit_rows.empty()) transformer_.head(logit_rows, logits, model_->config().vocab_size);
   model_->check_files();
 }
 
@@ -144,17 +145,34 @@ void Executor::logits(std::span<const int32_t> ids, float* out, const Checkpoint
 }
 
 double Executor::score(std::span<const int32_t> ids, const Checkpoint& checkpoint) {
-  double total = 0.0;
-  for_chunks(ids, checkpoint, [&](int first, int num_tokens) {
-    for (int row = 0; row < num_tokens; row += kScoreRows) {
-      const size_t next = first + row + 1;
-      const size_t num_rows =
-          std::min({kScoreRows, num_tokens - row, static_cast<int>(ids.size() - next)});
-      total += score_rows(ids.subspan(next, num_rows), row);
-    }
+  std::vector<double> losses(ids.size());
+  for_predictions(ids, checkpoint, [&](size_t t, std::span<const float> row) {
+    losses[t] = log_total(row) - row[ids[t]];
   });
+  const double total = std::accumulate(losses.begin(), losses.end(), 0.0);
   if (!std::isfinite(total)) throw_not_finite();
   return total;
+}
+
+std::vector<TokenLogprob> Executor::logprobs(std::span<const int32_t> ids, int num_top,
+                                             const Checkpoint& checkpoint) {
+  std::vector<TokenLogprob> all(ids.size());
+  for_predictions(ids, checkpoint, [&](size_t t, std::span<const float> row) {
+    all[t] = token_logprob(row, ids[t], num_top);
+  });
+  for (const TokenLogprob& one : std::span(all).subspan(std::min<size_t>(1, all.size()))) {
+    if (!std::isfinite(one.logprob)) throw_not_finite();
+  }
+  if (!all.empty()) all.erase(all.begin());
+  return all;
+}
+
+void Executor::embed(std::span<const int32_t> ids, float* out, const Checkpoint& checkpoint) {
+  const int hidden_size = model_->config().hidden_size;
+  std::fill_n(out, hidden_size, 0.0f);
+  for_chunks(ids, checkpoint, [&](int, int) { transformer_.add_hidden(out); });
+  for (int i = 0; i < hidden_size; ++i) out[i] /= static_cast<float>(ids.size());
+  if (!is_all_finite(out, hidden_size)) throw_not_finite();
 }
 
 void Executor::start_profile() {
@@ -177,23 +195,25 @@ Limits Executor::measure_limits() {
   return autoglm::measure_limits(kernels_, model_->config().weights, workers_->pool);
 }
 
-// Rows from `first_row` of the last chunk against the tokens that follow them.
-double Executor::score_rows(std::span<const int32_t> targets, int first_row) {
-  if (targets.empty()) return 0.0;
+template <typename Body>
+void Executor::for_predictions(std::span<const int32_t> ids, const Checkpoint& checkpoint,
+                               const Body& body) {
   const size_t vocab_size = model_->config().vocab_size;
-  const int num_rows = static_cast<int>(targets.size());
-  score_logits_.reserve(kScoreRows * vocab_size);
-  transformer_.head(first_row, first_row + num_rows, score_logits_.data(), vocab_size);
-  std::array<double, kScoreRows> losses{};
-  workers_->pool.parallel_for(num_rows, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      losses[i] = negative_log_probability(score_logits_.data() + i * vocab_size,
-                                           static_cast<int>(vocab_size), targets[i]);
+  for_chunks(ids, checkpoint, [&](int first, int num_tokens) {
+    score_logits_.reserve(kScoreRows * vocab_size);
+    for (int row = 0; row < num_tokens; row += kScoreRows) {
+      const size_t next = first + row + 1;
+      const int num_rows =
+          std::min({kScoreRows, num_tokens - row, static_cast<int>(ids.size() - next)});
+      if (num_rows == 0) continue;
+      transformer_.head(row, row + num_rows, score_logits_.data(), vocab_size);
+      workers_->pool.parallel_for(num_rows, 1, [&](int64_t begin, int64_t end, int) {
+        for (int64_t i = begin; i < end; ++i) {
+          body(next + i, std::span<const float>(score_logits_.data() + i * vocab_size, vocab_size));
+        }
+      });
     }
   });
-  double total = 0.0;
-  for (const double loss : losses) total += loss;
-  return total;
 }
 
 // Computes a sequence of its own; body(first token, number of tokens) follows each chunk.
@@ -213,7 +233,8 @@ void Executor::for_chunks(std::span<const int32_t> ids, const Checkpoint& checkp
     kv.reserve(window_.is_on() ? first + count : num_tokens);
     const std::lock_guard lock(workers_->mutex);
     model_->check_files();
-    transformer_.forward({ids.subspan(first, count), first, kv.view()}, checkpoint);
+    const Chunk chunk{ids.subspan(first, count), first, kv.view()};
+    transformer_.forward({&chunk, 1}, checkpoint);
     body(first, count);
     model_->check_files();
   }

@@ -2,6 +2,7 @@
 // share.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -11,6 +12,7 @@
 
 #include "base/thread_pool.h"
 #include "engine/kv_cache.h"
+#include "engine/logprob.h"
 #include "engine/speculation.h"
 #include "kernels/kernels.h"
 #include "model/expert_cache.h"
@@ -66,12 +68,34 @@ class Executor {
   // Error(kIoError) when the model's files changed, Error(kModelFileError) when values overflow.
   void forward(const Chunk& chunk, int num_logits, float* logits, const Checkpoint& checkpoint);
 
+  // Computes chunks of different sequences, of up to prefill_chunk() tokens together, in one pass.
+  // The logits of its rows `logit_rows`, where chunks follow each other, go to `logits`
+  // [logit_rows.size()][vocab_size].
+  void forward(std::span<const Chunk> chunks, std::span<const int> logit_rows, float* logits,
+               const Checkpoint& checkpoint);
+
+  // The pool of a pass, for work between passes. Callers on several threads take turns.
+  template <typename Body>
+  void parallel_for(int64_t count, const Body& body) {
+    const std::lock_guard lock(workers_->mutex);
+    workers_->pool.parallel_for(count, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) body(static_cast<int>(i));
+    });
+  }
+
   // Logits of every token of a sequence of its own, [ids.size()][vocab_size]; nothing is reused or
   // kept.
   void logits(std::span<const int32_t> ids, float* out, const Checkpoint& checkpoint);
 
   // Sum over t >= 1 of -log p(ids[t] | ids[:t]).
   double score(std::span<const int32_t> ids, const Checkpoint& checkpoint);
+
+  // What the model thought of each of ids[1..]: with the `num_top` likeliest tokens in its place.
+  std::vector<TokenLogprob> logprobs(std::span<const int32_t> ids, int num_top,
+                                     const Checkpoint& checkpoint);
+
+  // The mean of the last hidden states, [hidden_size].
+  void embed(std::span<const int32_t> ids, float* out, const Checkpoint& checkpoint);
 
   // Null when experts are mapped.
   const ExpertCache* expert_cache() const { return expert_cache_.get(); }
@@ -92,7 +116,10 @@ class Executor {
 
   template <typename Body>
   void for_chunks(std::span<const int32_t> ids, const Checkpoint& checkpoint, const Body& body);
-  double score_rows(std::span<const int32_t> targets, int first_row);
+  // Calls body(t, logits of ids[t]) for every t >= 1, from several threads.
+  template <typename Body>
+  void for_predictions(std::span<const int32_t> ids, const Checkpoint& checkpoint,
+                       const Body& body);
 
   std::shared_ptr<const Model> model_;
   const Kernels& kernels_;
@@ -105,7 +132,7 @@ class Executor {
   std::unique_ptr<ExpertCache> expert_cache_;
   StepTimer step_timer_;
   Transformer transformer_;
-  AlignedBuffer<float> score_logits_;     // once score() is used
+  AlignedBuffer<float> score_logits_;     // once tokens are scored
   std::optional<StepRecorder> recorder_;  // while profiling
 };
 

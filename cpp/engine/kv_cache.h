@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
-#include "model/transformer.h"
+#include "model/pass.h"
 #include "model/window.h"
 
 namespace autoglm {

@@ -11,6 +11,8 @@
 namespace autoglm {
 namespace {
 
+constexpr float kForbidden = -3e38f;
+
 void check(bool is_valid, const char* name, double value, const char* wanted) {
   if (is_valid) return;
   std::ostringstream message;
@@ -61,6 +63,8 @@ void validate_sampling(const Sampling& s, int vocab_size) {
     check(id >= 0 && id < vocab_size, "a logit_bias id", id, "a token of the vocabulary");
     check(is_within(bias, -kLargest, kLargest), "a logit_bias", bias, "from -10000 to 10000");
   }
+  check(s.num_logprobs >= -1 && s.num_logprobs <= vocab_size, "num_logprobs", s.num_logprobs,
+        "-1 (off) or a number of tokens");
 }
 
 double uniform_at(uint64_t seed, uint64_t position) {
@@ -70,20 +74,36 @@ double uniform_at(uint64_t seed, uint64_t position) {
 }
 
 int32_t Sampler::sample(std::span<const float> logits, const Sampling& sampling,
-                        std::span<const int32_t> tokens, size_t num_prompt) {
-  const std::span<const float> adjusted = adjust(logits, sampling, tokens, num_prompt);
+                        std::span<const int32_t> tokens, size_t num_prompt,
+                        std::span<const uint32_t> allowed) {
+  const std::span<const float> adjusted = adjust(logits, sampling, tokens, num_prompt, allowed);
   const int32_t best = find_largest(adjusted);
   if (sampling.temperature == 0.0f || sampling.top_k == 1) return best;
   return draw(adjusted, adjusted[best], sampling, uniform_at(sampling.seed, tokens.size()));
 }
 
 std::span<const float> Sampler::adjust(std::span<const float> logits, const Sampling& sampling,
-                                       std::span<const int32_t> tokens, size_t num_prompt) {
-  if (sampling.logit_bias.empty() && !has_penalty(sampling)) return logits;
+                                       std::span<const int32_t> tokens, size_t num_prompt,
+                                       std::span<const uint32_t> allowed) {
+  if (sampling.logit_bias.empty() && !has_penalty(sampling) && allowed.empty()) return logits;
   adjusted_.assign(logits.begin(), logits.end());
   for (const auto& [id, bias] : sampling.logit_bias) adjusted_[id] += bias;
   if (has_penalty(sampling)) penalize(sampling, tokens, num_prompt);
+  if (!allowed.empty()) forbid(allowed);
   return adjusted_;
+}
+
+// After the penalties, which would make it infinite, and finite, so that NaN is still found.
+void Sampler::forbid(std::span<const uint32_t> allowed) {
+  bool has_choice = false;
+  for (size_t id = 0; id < adjusted_.size(); ++id) {
+    if (id / 32 < allowed.size() && (allowed[id / 32] >> (id % 32) & 1) != 0) {
+      has_choice = true;
+    } else {
+      adjusted_[id] = adjusted_[id] * 0.0f + kForbidden;
+    }
+  }
+  if (!has_choice) throw Error(kArgumentError, "no token is allowed");
 }
 
 void Sampler::penalize(const Sampling& sampling, std::span<const int32_t> tokens,

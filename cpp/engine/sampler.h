@@ -25,6 +25,7 @@ struct Sampling {
   std::vector<int32_t> eos_ids = {};
   bool ignore_eos = false;
   bool prompt_lookup = true;  // verify drafts from the text so far; changes speed, never a token
+  int num_logprobs = -1;      // likeliest tokens to report beside the one chosen; -1: report none
 };
 
 // Throws Error(kArgumentError) naming the parameter that is out of range.
@@ -38,10 +39,12 @@ class Sampler {
   explicit Sampler(int vocab_size) : vocab_size_(vocab_size) {}
 
   // The token after `tokens`, of which those from `num_prompt` on were generated. The draw depends
-  // on the seed and the number of tokens only. Throws Error(kModelFileError) when a logit is not
-  // finite.
+  // on the seed and the number of tokens only. Unless `allowed` is empty, only tokens whose bit is
+  // set in it are chosen: bit id % 32 of word id / 32. Throws Error(kModelFileError) when a logit
+  // is not finite, Error(kArgumentError) when no token is allowed.
   int32_t sample(std::span<const float> logits, const Sampling& sampling,
-                 std::span<const int32_t> tokens, size_t num_prompt);
+                 std::span<const int32_t> tokens, size_t num_prompt,
+                 std::span<const uint32_t> allowed = {});
 
  private:
   struct Candidate {
@@ -54,7 +57,9 @@ class Sampler {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
   }
   std::span<const float> adjust(std::span<const float> logits, const Sampling& sampling,
-                                std::span<const int32_t> tokens, size_t num_prompt);
+                                std::span<const int32_t> tokens, size_t num_prompt,
+                                std::span<const uint32_t> allowed);
+  void forbid(std::span<const uint32_t> allowed);
   void penalize(const Sampling& sampling, std::span<const int32_t> tokens, size_t num_prompt);
   int32_t draw(std::span<const float> logits, float largest, const Sampling& sampling, double u);
   void keep_top_p(float top_p);

@@ -31,6 +31,26 @@ Session::Session(std::shared_ptr<Executor> executor, std::shared_ptr<DraftModel>
 
 int Session::prefill(std::span<const int32_t> ids, const Checkpoint& poll) {
   const std::lock_guard lock(mutex_);
+  const size_t num_before = tokens_.size();
+  const int num_reused = append_locked(ids);
+  try {
+    compute_pending(poll);
+  } catch (...) {
+    give_up_pending(num_before);
+    throw;
+  }
+  num_tokens_ = static_cast<int>(tokens_.size());
+  return num_reused;
+}
+
+int Session::append(std::span<const int32_t> ids) {
+  const std::lock_guard lock(mutex_);
+  const int num_reused = append_locked(ids);
+  num_tokens_ = static_cast<int>(tokens_.size());
+  return num_reused;
+}
+
+int Session::append_locked(std::span<const int32_t> ids) {
   if (ids.empty()) throw Error(kArgumentError, "prefill needs at least one token");
   executor_->check_ids(ids);
   const size_t num_before = tokens_.size();
@@ -40,20 +60,26 @@ int Session::prefill(std::span<const int32_t> ids, const Checkpoint& poll) {
                                        std::to_string(executor_->max_tokens()));
   }
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
-  int num_reused = 0;
-  try {
-    num_reused = kv_.attach(tokens_, static_cast<int>(num_computed_));
-    num_computed_ += num_reused;
-    compute_pending(poll);
-  } catch (...) {
-    tokens_.resize(std::max(num_before, num_computed_));
-    num_prompt_ = tokens_.size();
-    num_tokens_ = static_cast<int>(tokens_.size());
-    throw;
-  }
+  const int num_reused = kv_.attach(tokens_, static_cast<int>(num_computed_));
+  num_computed_ += num_reused;
+  num_prompt_ = tokens_.size();
+  return num_reused;
+}
+
+void Session::give_up_pending(size_t num_before) {
+  tokens_.resize(std::max(num_before, num_computed_));
   num_prompt_ = tokens_.size();
   num_tokens_ = static_cast<int>(tokens_.size());
-  return num_reused;
+}
+
+void Session::allow(std::vector<uint32_t> allowed) {
+  const std::lock_guard lock(mutex_);
+  allowed_ = std::move(allowed);
+}
+
+std::vector<TokenLogprob> Session::take_logprobs() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(logprobs_, {});
 }
 
 std::vector<int32_t> Session::decode(int n, const Sampling& sampling, const Checkpoint& poll,
@@ -84,7 +110,11 @@ std::vector<int32_t> Session::decode(int n, const Sampling& sampling, const Chec
 
 bool Session::sample(std::span<const float> logits, const Sampling& sampling,
                      std::vector<int32_t>& ids) {
-  const int32_t id = sampler_.sample(logits, sampling, tokens_, num_prompt_);
+  const int32_t id = sampler_.sample(logits, sampling, tokens_, num_prompt_, allowed_);
+  allowed_.clear();
+  if (sampling.num_logprobs >= 0) {
+    logprobs_.push_back(token_logprob(logits, id, sampling.num_logprobs));
+  }
   tokens_.push_back(id);
   ids.push_back(id);
   num_tokens_ = static_cast<int>(tokens_.size());
@@ -152,6 +182,15 @@ void Session::logits(std::span<const int32_t> ids, float* out, const Checkpoint&
 
 double Session::score(std::span<const int32_t> ids, const Checkpoint& poll) {
   return executor_->score(ids, [&] { check_interrupt(poll); });
+}
+
+std::vector<TokenLogprob> Session::logprobs(std::span<const int32_t> ids, int num_top,
+                                            const Checkpoint& poll) {
+  return executor_->logprobs(ids, num_top, [&] { check_interrupt(poll); });
+}
+
+void Session::embed(std::span<const int32_t> ids, float* out, const Checkpoint& poll) {
+  executor_->embed(ids, out, [&] { check_interrupt(poll); });
 }
 
 void Session::check_interrupt(const Checkpoint& poll) {

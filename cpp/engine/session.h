@@ -13,6 +13,7 @@
 #include "engine/drafter.h"
 #include "engine/executor.h"
 #include "engine/kv_cache.h"
+#include "engine/logprob.h"
 #include "engine/sampler.h"
 
 namespace autoglm {
@@ -32,6 +33,15 @@ class Session {
   // Throws Error(kArgumentError), Error(kContextFullError) or Error(kCancelledError).
   int prefill(std::span<const int32_t> ids, const Checkpoint& poll);
 
+  // As prefill(), but computes nothing yet: later calls do.
+  int append(std::span<const int32_t> ids);
+
+  // Limits the next sampled token to those whose bit is set, as Sampler::sample().
+  void allow(std::vector<uint32_t> allowed);
+
+  // What was sampled since the last call, when the sampling asked for it.
+  std::vector<TokenLogprob> take_logprobs();
+
   // Appends up to `n` sampled tokens and returns them: fewer after one of eos_ids (the last one
   // returned), when the context is full, or when one more step would take longer than `seconds` in
   // all. The last token is computed when a later call needs it. Throws Error(kContextFullError)
@@ -39,9 +49,12 @@ class Session {
   std::vector<int32_t> decode(int n, const Sampling& sampling, const Checkpoint& poll,
                               double seconds = kNoLimit);
 
-  // As Executor::logits() and Executor::score(), with this session's cancel().
+  // As the executor's functions of these names, with this session's cancel().
   void logits(std::span<const int32_t> ids, float* out, const Checkpoint& poll);
   double score(std::span<const int32_t> ids, const Checkpoint& poll);
+  std::vector<TokenLogprob> logprobs(std::span<const int32_t> ids, int num_top,
+                                     const Checkpoint& poll);
+  void embed(std::span<const int32_t> ids, float* out, const Checkpoint& poll);
 
   // Makes the running call, or else the next one, throw Error(kCancelledError).
   void cancel() { is_cancelled_.store(true); }
@@ -53,6 +66,11 @@ class Session {
   const Executor& executor() const { return *executor_; }
 
  private:
+  friend class SharedPass;
+
+  int append_locked(std::span<const int32_t> ids);
+  // Forgets the last tokens that were never computed, but none before `num_before`.
+  void give_up_pending(size_t num_before);
   void check_interrupt(const Checkpoint& poll);
   void compute_pending(const Checkpoint& poll);
   void slide();
@@ -80,6 +98,8 @@ class Session {
   AlignedBuffer<float> logits_;        // of the last token
   AlignedBuffer<float> draft_logits_;  // of a step, once there was a draft
   std::vector<int32_t> step_ids_;      // the last token and the draft
+  std::vector<uint32_t> allowed_;      // of the next token; empty: all
+  std::vector<TokenLogprob> logprobs_;
   std::vector<std::unique_ptr<Drafter>> drafters_;  // the one to ask first first
   Drafter* drafter_ = nullptr;                      // of the last draft
   std::atomic<int> num_tokens_{0};

@@ -8,8 +8,7 @@
 namespace autoglm {
 namespace {
 
-constexpr int kNormOperations = 4;       // square, add, scale and gain of a value
-constexpr int kTokensPerAttention = 32;  // of one piece of attention work
+constexpr int kNormOperations = 4;  // square, add, scale and gain of a value
 // More tokens use nearly every expert of a layer.
 constexpr int kMostPredictedTokens = 8;
 
@@ -41,7 +40,7 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
       predicted_(expert_cache != nullptr ? kMostPredictedTokens : 0, config_.hidden_size),
       cos_(max_tokens, config_.rotary_dim / 2),
       sin_(max_tokens, config_.rotary_dim / 2),
-      window_(window, max_tokens),
+      pass_(window, max_tokens),
       sink_q_(window.is_on() ? max_tokens : 0, config_.attention_cols()),
       sink_cos_(window.is_on() ? max_tokens : 0, config_.rotary_dim / 2),
       sink_sin_(window.is_on() ? max_tokens : 0, config_.rotary_dim / 2),
@@ -56,68 +55,83 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
   }
 }
 
-void Transformer::forward(const Chunk& chunk, const Checkpoint& checkpoint) {
-  const int num_tokens = static_cast<int>(chunk.ids.size());
+template <typename RowOf>
+void Transformer::normalize(Step step, const float* gain, int num_rows, const RowOf& row_of) {
+  const StepScope scope = time_step(
+      step, num_rows, [&] { return rows_cost(num_rows, config_.hidden_size, kNormOperations); });
+  for_rows(pool_, num_rows, [&](int i) {
+    kernels_.rms_norm(hidden_[row_of(i)], gain, config_.rms_norm_eps, config_.hidden_size,
+                      normed_[i]);
+  });
+}
+
+void Transformer::forward(std::span<const Chunk> chunks, const Checkpoint& checkpoint) {
+  pass_.begin(chunks);
   layer_ = kNoLayer;
   is_broken_ = false;
-  embed(chunk);
-  compute_rotations(chunk);
-  window_.build(chunk.kv.page_table, chunk.first_position, num_tokens);
-  KvLayer kv{.type = chunk.kv.type,
-             .base = chunk.kv.base,
-             .page_table = chunk.kv.page_table,
-             .page_stride = chunk.kv.page_stride,
-             .num_kv_heads = config_.num_kv_heads,
-             .head_dim = config_.head_dim};
+  embed();
+  compute_rotations();
   for (layer_ = 0; layer_ < config_.num_layers; ++layer_) {
     checkpoint();
     const LayerWeights& layer = model_.layers()[layer_];
-    kv.base = chunk.kv.base + layer_ * chunk.kv.layer_bytes;
-    attention_block(layer, kv, chunk);
-    mlp_block(layer, num_tokens, checkpoint);
+    attention_block(layer);
+    mlp_block(layer, pass_.num_rows(), checkpoint);
   }
-  check_hidden(num_tokens);
+  check_hidden();
 }
 
 // Whatever breaks inside a layer ends here: packing activations hands NaN on to the whole row.
-void Transformer::check_hidden(int num_tokens) {
-  for_rows(pool_, num_tokens, [&](int t) {
-    if (!is_all_finite(hidden_[t], config_.hidden_size)) is_broken_ = true;
+void Transformer::check_hidden() {
+  for_rows(pool_, pass_.num_rows(), [&](int row) {
+    if (!is_all_finite(hidden_[row], config_.hidden_size)) is_broken_ = true;
   });
   if (is_broken_) throw_not_finite();
 }
 
 void Transformer::head(int begin, int end, float* logits, size_t stride) {
-  const int num_rows = end - begin;
+  compute_head(end - begin, [begin](int i) { return begin + i; }, logits, stride);
+}
+
+void Transformer::head(std::span<const int> rows, float* logits, size_t stride) {
+  compute_head(static_cast<int>(rows.size()), [rows](int i) { return rows[i]; }, logits, stride);
+}
+
+template <typename RowOf>
+void Transformer::compute_head(int num_rows, const RowOf& row_of, float* logits, size_t stride) {
   layer_ = kNoLayer;
-  normalize(Step::kFinalNorm, model_.final_norm(), begin, end);
+  normalize(Step::kFinalNorm, model_.final_norm(), num_rows, row_of);
   const PackedMatrix& weight = model_.head();
   const StepScope scope =
       time_step(Step::kHead, num_rows, [&] { return matrix_cost(weight, num_rows, weight.rows); });
-  const PackedRows x = packed_.prepare(weight, num_rows);
+  gemm(weight, pack(weight, normed_, num_rows),
+       {.data = logits, .stride = static_cast<int>(stride)});
+}
+
+void Transformer::add_hidden(float* sum) {
+  layer_ = kNoLayer;
+  normalize(Step::kFinalNorm, model_.final_norm(), pass_.num_rows(), [](int row) { return row; });
+  for (int row = 0; row < pass_.num_rows(); ++row) {
+    kernels_.add(normed_[row], config_.hidden_size, sum);
+  }
+}
+
+void Transformer::embed() {
+  const int num_rows = pass_.num_rows();
+  const StepScope scope = time_step(Step::kEmbed, num_rows,
+                                    [&] { return embedding_cost(model_.embedding(), num_rows); });
+  for_rows(pool_, num_rows,
+           [&](int row) { kernels_.unpack_row(model_.embedding(), pass_.id(row), hidden_[row]); });
+}
+
+void Transformer::compute_rotations() {
+  const int num_rows = pass_.num_rows();
+  const StepScope scope = time_step(Step::kAngles, num_rows,
+                                    [&] { return rows_cost(num_rows, config_.rotary_dim / 2, 0); });
   for_rows(pool_, num_rows, [&](int row) {
-    kernels_.pack_row(x, weight.type, row, normed_[begin + row], weight.cols);
-  });
-  gemm(weight, x, {.data = logits, .stride = static_cast<int>(stride)});
-}
-
-void Transformer::embed(const Chunk& chunk) {
-  const int num_tokens = static_cast<int>(chunk.ids.size());
-  const StepScope scope = time_step(Step::kEmbed, num_tokens,
-                                    [&] { return embedding_cost(model_.embedding(), num_tokens); });
-  for_rows(pool_, num_tokens,
-           [&](int t) { kernels_.unpack_row(model_.embedding(), chunk.ids[t], hidden_[t]); });
-}
-
-void Transformer::compute_rotations(const Chunk& chunk) {
-  const int num_tokens = static_cast<int>(chunk.ids.size());
-  const StepScope scope = time_step(
-      Step::kAngles, num_tokens, [&] { return rows_cost(num_tokens, config_.rotary_dim / 2, 0); });
-  for_rows(pool_, num_tokens, [&](int t) {
-    const int position = chunk.first_position + t;
-    compute_rotation(position, cos_[t], sin_[t]);
-    if (window_.num_hidden(position) == 0) return;
-    compute_rotation(window_.window().visible_position(position), sink_cos_[t], sink_sin_[t]);
+    const int position = pass_.place(row).position;
+    compute_rotation(position, cos_[row], sin_[row]);
+    if (num_hidden(position) == 0) return;
+    compute_rotation(pass_.window().visible_position(position), sink_cos_[row], sink_sin_[row]);
   });
 }
 
@@ -137,90 +151,102 @@ void Transformer::compute_rotation(int position, float* cos, float* sin) const {
   }
 }
 
-void Transformer::attention_block(const LayerWeights& layer, const KvLayer& kv,
-                                  const Chunk& chunk) {
-  const int num_tokens = static_cast<int>(chunk.ids.size());
-  normalize(Step::kInputNorm, layer.input_norm, 0, num_tokens);
+void Transformer::attention_block(const LayerWeights& layer) {
+  const int num_rows = pass_.num_rows();
+  normalize(Step::kInputNorm, layer.input_norm, num_rows, [](int row) { return row; });
   {
     const StepScope scope =
-        time_step(Step::kQkv, num_tokens, [&] { return linear_cost(layer.qkv, num_tokens); });
-    gemm(layer.qkv, pack(layer.qkv.matrix, normed_, num_tokens), qkv_, Epilogue::kStore);
+        time_step(Step::kQkv, num_rows, [&] { return linear_cost(layer.qkv, num_rows); });
+    gemm(layer.qkv, pack(layer.qkv.matrix, normed_, num_rows), qkv_, Epilogue::kStore);
   }
-  rotate_and_store(layer, kv, chunk);
-  attend(kv, chunk);
+  rotate_and_store(layer);
+  attend();
   const StepScope scope =
-      time_step(Step::kOutput, num_tokens, [&] { return linear_cost(layer.o, num_tokens); });
-  add_to_residual(layer.o, pack(layer.o.matrix, attended_, num_tokens), layer.attention_post_norm);
+      time_step(Step::kOutput, num_rows, [&] { return linear_cost(layer.o, num_rows); });
+  add_to_residual(layer.o, pack(layer.o.matrix, attended_, num_rows), layer.attention_post_norm);
 }
 
-void Transformer::rotate_and_store(const LayerWeights& layer, const KvLayer& kv,
-                                   const Chunk& chunk) {
+KvLayer Transformer::kv_layer(const Chunk& chunk) const {
+  return {.type = chunk.kv.type,
+          .base = chunk.kv.base + layer_ * chunk.kv.layer_bytes,
+          .page_table = chunk.kv.page_table,
+          .page_stride = chunk.kv.page_stride,
+          .num_kv_heads = config_.num_kv_heads,
+          .head_dim = config_.head_dim};
+}
+
+void Transformer::rotate_and_store(const LayerWeights& layer) {
   const int dim = config_.head_dim;
   const int num_query = config_.num_heads;
-  const int num_tokens = static_cast<int>(chunk.ids.size());
-  const StepScope scope = time_step(Step::kRopeStore, num_tokens,
-                                    [&] { return rope_store_cost(config_, kv, num_tokens); });
-  for_rows(pool_, num_tokens, [&](int t) {
+  const int num_rows = pass_.num_rows();
+  const StepScope scope = time_step(Step::kRopeStore, num_rows, [&] {
+    return rope_store_cost(config_, kv_layer(pass_.chunk(0)), num_rows);
+  });
+  for_rows(pool_, num_rows, [&](int row) {
+    const auto [chunk, position] = pass_.place(row);
     for (int h = 0; h < num_query + config_.num_kv_heads; ++h) {
-      float* head = qkv_[t] + h * dim;
+      float* head = qkv_[row] + h * dim;
       if (config_.qk_norm) {
         const float* gain = h < num_query ? layer.q_norm : layer.k_norm;
         kernels_.rms_norm(head, gain, config_.rms_norm_eps, dim, head);
       }
-      if (h < num_query && window_.num_hidden(chunk.first_position + t) > 0) {
-        float* sink_head = std::copy_n(head, dim, sink_q_[t] + h * dim) - dim;
-        kernels_.rope(sink_head, sink_cos_[t], sink_sin_[t], config_.rotary_dim,
+      if (h < num_query && num_hidden(position) > 0) {
+        float* sink_head = std::copy_n(head, dim, sink_q_[row] + h * dim) - dim;
+        kernels_.rope(sink_head, sink_cos_[row], sink_sin_[row], config_.rotary_dim,
                       config_.rope_interleaved);
       }
-      kernels_.rope(head, cos_[t], sin_[t], config_.rotary_dim, config_.rope_interleaved);
+      kernels_.rope(head, cos_[row], sin_[row], config_.rotary_dim, config_.rope_interleaved);
     }
-    if (!is_all_finite(qkv_[t], config_.qkv_rows())) {
+    if (!is_all_finite(qkv_[row], config_.qkv_rows())) {
       is_broken_ = true;
       return;
     }
-    const float* keys = qkv_[t] + num_query * dim;
-    kernels_.store_kv(kv, chunk.first_position + t, keys, keys + config_.num_kv_heads * dim);
+    const float* keys = qkv_[row] + num_query * dim;
+    kernels_.store_kv(kv_layer(pass_.chunk(chunk)), position, keys,
+                      keys + config_.num_kv_heads * dim);
   });
 }
 
-void Transformer::attend(const KvLayer& kv, const Chunk& chunk) {
-  const int num_tokens = static_cast<int>(chunk.ids.size());
-  const StepScope scope = time_step(Step::kAttention, num_tokens, [&] {
-    const int first = window_.window().visible_position(chunk.first_position);
-    return attention_cost(config_, kv, first, num_tokens);
+void Transformer::attend() {
+  const StepScope scope = time_step(Step::kAttention, pass_.num_rows(), [&] {
+    StepCost cost;
+    for (const Chunk& chunk : pass_.chunks()) {
+      const int first = pass_.window().visible_position(chunk.first_position);
+      cost += attention_cost(config_, kv_layer(chunk), first, chunk.num_tokens());
+    }
+    return cost;
   });
-  // With a window no range may cross the end of a page.
-  const int offset = window_.window().is_on() ? chunk.first_position % kTokensPerAttention : 0;
-  const int num_ranges = (offset + num_tokens + kTokensPerAttention - 1) / kTokensPerAttention;
-  pool_.parallel_for(num_ranges * kv.num_kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int item = static_cast<int>(begin); item < end; ++item) {
-      // Later tokens see more keys: the long pieces go first.
-      const int range = num_ranges - 1 - item / kv.num_kv_heads;
-      const int first = std::max(0, range * kTokensPerAttention - offset);
-      const int last = std::min((range + 1) * kTokensPerAttention - offset, num_tokens);
-      kernels_.attention(attention_args(kv, chunk, first), item % kv.num_kv_heads, first, last,
-                         attention_scratch_[thread]);
+  const std::span<const Pass::Piece> pieces = pass_.pieces();
+  const int num_heads = config_.num_kv_heads;
+  const int64_t num_items = static_cast<int64_t>(pieces.size()) * num_heads;
+  pool_.parallel_for(num_items, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t item = begin; item < end; ++item) {
+      const Pass::Piece& piece = pieces[item / num_heads];
+      kernels_.attention(attention_args(piece), static_cast<int>(item % num_heads), piece.first,
+                         piece.last, attention_scratch_[thread]);
     }
   });
 }
 
-AttentionArgs Transformer::attention_args(const KvLayer& kv, const Chunk& chunk, int token) {
+AttentionArgs Transformer::attention_args(const Pass::Piece& piece) {
+  const Chunk& chunk = pass_.chunk(piece.chunk);
+  const int row = pass_.first_row(piece.chunk);
   AttentionArgs args{
-      .kv = kv,
-      .q = qkv_[0],
-      .out = attended_[0],
+      .kv = kv_layer(chunk),
+      .q = qkv_[row],
+      .out = attended_[row],
       .q_stride = qkv_.stride,
       .out_stride = attended_.stride,
       .num_heads = config_.num_heads,
       .first_position = chunk.first_position,
       .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
   };
-  const int position = chunk.first_position + token;
-  if (const int num_hidden = window_.num_hidden(position); num_hidden > 0) {
-    args.kv.page_table = window_.table(position);
-    args.first_position -= num_hidden * kPageTokens;
-    args.num_sink_keys = window_.window().num_sink_pages * kPageTokens;
-    args.sink_q = sink_q_[0];
+  const int position = chunk.first_position + piece.first;
+  if (const int hidden = num_hidden(position); hidden > 0) {
+    args.kv.page_table = pass_.visible_pages(piece.chunk, position);
+    args.first_position -= hidden * kPageTokens;
+    args.num_sink_keys = pass_.window().num_sink_pages * kPageTokens;
+    args.sink_q = sink_q_[row];
     args.sink_q_stride = sink_q_.stride;
   }
   return args;
@@ -228,7 +254,7 @@ AttentionArgs Transformer::attention_args(const KvLayer& kv, const Chunk& chunk,
 
 void Transformer::mlp_block(const LayerWeights& layer, int num_tokens,
                             const Checkpoint& checkpoint) {
-  normalize(Step::kMlpNorm, layer.mlp_norm, 0, num_tokens);
+  normalize(Step::kMlpNorm, layer.mlp_norm, num_tokens, [](int row) { return row; });
   if (layer.moe.experts.empty()) {
     dense_mlp(layer.mlp, num_tokens, layer.mlp_post_norm);
   } else {
@@ -287,16 +313,6 @@ void Transformer::expect_experts(int num_tokens) {
   }
   predictor_.route(layer.moe, predicted_[0], predicted_.stride, num_tokens, pool_);
   expert_cache_->expect(next, predictor_.used());
-}
-
-void Transformer::normalize(Step step, const float* gain, int begin, int end) {
-  const StepScope scope = time_step(step, end - begin, [&] {
-    return rows_cost(end - begin, config_.hidden_size, kNormOperations);
-  });
-  for_rows(pool_, end - begin, [&](int row) {
-    const int t = begin + row;
-    kernels_.rms_norm(hidden_[t], gain, config_.rms_norm_eps, config_.hidden_size, normed_[t]);
-  });
 }
 
 PackedRows Transformer::pack(const PackedMatrix& weight, Rows& rows, int num_rows) {

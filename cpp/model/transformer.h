@@ -1,6 +1,7 @@
 // The forward pass of every supported family: one graph whose steps the configuration switches.
 //
-// Results are the same bits for any number of threads and any division of the tokens into chunks.
+// Results are the same bits for any number of threads, any division of the tokens into chunks and
+// whatever else a pass computes.
 // Owns its scratch; the KV cache and the choice of tokens belong to the caller.
 #pragma once
 
@@ -16,6 +17,7 @@
 #include "model/expert_cache.h"
 #include "model/experts.h"
 #include "model/moe.h"
+#include "model/pass.h"
 #include "model/profile.h"
 #include "model/rows.h"
 #include "model/weights.h"
@@ -23,60 +25,55 @@
 
 namespace autoglm {
 
-// Where the keys and values of one token sequence lie: page p of layer l begins at
-// base + l * layer_bytes + page_table[p] * page_stride elements.
-struct KvView {
-  KvType type = KvType::kF32;
-  std::byte* base = nullptr;
-  size_t layer_bytes = 0;
-  size_t page_stride = 0;
-  const int32_t* page_table = nullptr;
-};
-
-// Consecutive tokens of one sequence; the pages up to their last position exist.
-struct Chunk {
-  std::span<const int32_t> ids;  // each in [0, vocab_size)
-  int first_position = 0;
-  KvView kv;
-};
-
 class Transformer {
  public:
-  // Takes chunks of up to `max_tokens`. The references must outlive it.
+  // A pass has up to `max_tokens` rows. The references must outlive it.
   // Quantised activations keep 16 bits when `is_precise`, else 8. Experts come from `expert_cache`
   // unless it is null.
   Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool, int max_tokens,
               bool is_precise, const KvWindow& window, ExpertCache* expert_cache);
 
-  // Runs the layers over a chunk: writes its keys and values, keeps its hidden states for head().
+  // Runs the layers over chunks of different sequences: writes their keys and values, keeps their
+  // hidden states, in rows one after the other, for head().
   // Throws Error(kModelFileError) when a value became NaN or infinite; none of these is ever
   // written to the cache, where it would spoil sequences that get the page later. The checkpoint is
   // called between layers and while experts are waited for.
-  void forward(const Chunk& chunk, const Checkpoint& checkpoint);
+  void forward(std::span<const Chunk> chunks, const Checkpoint& checkpoint);
 
-  // Logits of rows [begin, end) of the last chunk, row i at logits + (i - begin) * stride.
+  // Logits of rows [begin, end) of the last pass, row i at logits + (i - begin) * stride.
   void head(int begin, int end, float* logits, size_t stride);
+  // Logits of any rows of the last pass, rows[i] at logits + i * stride.
+  void head(std::span<const int> rows, float* logits, size_t stride);
+
+  // sum [hidden_size] += the normed hidden states of the last pass, row by row.
+  void add_hidden(float* sum);
 
   // Steps are recorded from now on, or no longer when null. The recorder must outlive its use.
   void set_recorder(StepRecorder* recorder) { recorder_ = recorder; }
 
  private:
-  void embed(const Chunk& chunk);
-  void check_hidden(int num_tokens);
-  void compute_rotations(const Chunk& chunk);
+  void embed();
+  void check_hidden();
+  void compute_rotations();
   void compute_rotation(int position, float* cos, float* sin) const;
-  void attention_block(const LayerWeights& layer, const KvLayer& kv, const Chunk& chunk);
-  void rotate_and_store(const LayerWeights& layer, const KvLayer& kv, const Chunk& chunk);
-  void attend(const KvLayer& kv, const Chunk& chunk);
-  // What the tokens of the page that `token` of the chunk lies in see.
-  AttentionArgs attention_args(const KvLayer& kv, const Chunk& chunk, int token);
+  void attention_block(const LayerWeights& layer);
+  void rotate_and_store(const LayerWeights& layer);
+  void attend();
+  // The current layer's keys and values of a chunk.
+  KvLayer kv_layer(const Chunk& chunk) const;
+  // What the tokens of a piece see.
+  AttentionArgs attention_args(const Pass::Piece& piece);
+  int num_hidden(int position) const { return pass_.window().num_hidden(position / kPageTokens); }
   void mlp_block(const LayerWeights& layer, int num_tokens, const Checkpoint& checkpoint);
   void moe_block(const MoeWeights& moe, int num_tokens, const Checkpoint& checkpoint);
   void expect_experts(int num_tokens);
   void dense_mlp(const Mlp& mlp, int num_tokens, const float* post_norm);
 
-  // normed_ = RMSNorm of hidden_ rows [begin, end).
-  void normalize(Step step, const float* gain, int begin, int end);
+  // Row i of normed_ = RMSNorm of row row_of(i) of hidden_.
+  template <typename RowOf>
+  void normalize(Step step, const float* gain, int num_rows, const RowOf& row_of);
+  template <typename RowOf>
+  void compute_head(int num_rows, const RowOf& row_of, float* logits, size_t stride);
   PackedRows pack(const PackedMatrix& weight, Rows& rows, int num_rows);
   void gemm(const Linear& linear, const PackedRows& x, Rows& out, Epilogue epilogue);
   void gemm(const PackedMatrix& weight, const PackedRows& x, const GemmOutput& out);
@@ -105,7 +102,7 @@ class Transformer {
   Rows predicted_;  // the input of the next layer's router, as far as it is known
   Rows cos_;        // [max_tokens][rotary_dim / 2]
   Rows sin_;
-  WindowTables window_;
+  Pass pass_;    // the last one
   Rows sink_q_;  // queries as the sinks meet them
   Rows sink_cos_;
   Rows sink_sin_;

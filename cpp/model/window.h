@@ -40,11 +40,9 @@ class WindowTables {
  public:
   WindowTables(const KvWindow& window, int max_tokens);
 
-  const KvWindow& window() const { return window_; }
   // For a chunk that begins at `first_position`; takes pages from the sequence's own table.
   void build(const int32_t* page_table, int first_position, int num_tokens);
-  // Pages hidden from the token at `position`, and the table of those it sees.
-  int num_hidden(int position) const { return window_.num_hidden(position / kPageTokens); }
+  // The pages that the token at `position` sees, when some are hidden from it.
   const int32_t* table(int position) const {
     return tables_.data() +
            static_cast<size_t>(position / kPageTokens - first_page_) * window_.most_visible();

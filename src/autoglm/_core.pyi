@@ -330,6 +330,13 @@ class Sampling:
     @prompt_lookup.setter
     def prompt_lookup(self, arg: bool, /) -> None: ...
 
+    @property
+    def num_logprobs(self) -> int:
+        """likeliest tokens to report beside each sampled one; -1: report none"""
+
+    @num_logprobs.setter
+    def num_logprobs(self, arg: int, /) -> None: ...
+
 def release_free_memory() -> None:
     """
     Gives memory that was freed back to the system, where the allocator can be asked to.
@@ -388,6 +395,15 @@ class Executor:
         Of experts that are read when needed, since the start: slots, bytes of an expert, experts used, in memory, on their way; predicted, foreseen; bytes read, seconds waited.
         """
 
+    def run_passes(self, items: Sequence[tuple[Session, Sampling, int, int]], seconds: float = float('inf')) -> list[tuple[list[int], int, bool, int, str]]:
+        """
+        Forward passes that sessions share. items: (session, sampling, most tokens to compute, most ids to sample); returns for each (ids, tokens without KV, whether an end token came, error code or 0, message).
+        """
+
+    @property
+    def prefill_chunk(self) -> int:
+        """tokens of a pass"""
+
     def measure_limits(self) -> tuple[float, float]:
         """
         Read bandwidth in bytes/s and arithmetic peak in operations/s, of all threads.
@@ -418,6 +434,25 @@ class Session:
 
     def score(self, ids: Sequence[int]) -> float:
         """Sum over t >= 1 of -log p(ids[t] | ids[:t])."""
+
+    def append(self, ids: Sequence[int]) -> int:
+        """As prefill, but computes nothing yet: run_passes does."""
+
+    def allow(self, mask: object) -> None:
+        """
+        Limits the next sampled token to the set bits of a buffer of 32-bit words.
+        """
+
+    def take_logprobs(self) -> list[tuple[int, float, list[tuple[int, float]]]]:
+        """
+        Of the tokens sampled since the last call: (id, logprob, [(id, logprob)]).
+        """
+
+    def logprobs(self, ids: Sequence[int], num_top: int) -> list[tuple[int, float, list[tuple[int, float]]]]:
+        """Of ids[1:] in a sequence of their own, as take_logprobs."""
+
+    def embed(self, ids: Sequence[int]) -> list[float]:
+        """Mean of the last hidden states."""
 
     def cancel(self) -> None:
         """

@@ -102,11 +102,16 @@ _CORE_CLASSES: dict[int, type[AutoGLMError]] = {
 }
 
 
+def core_error(code: int, message: str) -> AutoGLMError:
+    """The public error for a native code and message."""
+    return _CORE_CLASSES.get(code // 100, AutoGLMError)(message)
+
+
 def from_core(err: Exception) -> AutoGLMError:
     """The public error for a native one, whose `args` are `(code, message)`."""
     match err.args:
         case (int(code), str(message)):
-            return _CORE_CLASSES.get(code // 100, AutoGLMError)(message)
+            return core_error(code, message)
         case _:
             return AutoGLMError(str(err))
 

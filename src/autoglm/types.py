@@ -21,6 +21,7 @@ MAX_SEED = 2**64 - 1
 MAX_TOKENS = 2**31 - 1
 MAX_TOKEN_ID = 2**31 - 1
 MAX_BIAS = 1e4
+MAX_LOGPROBS = 20
 
 
 class ModelSize(enum.Enum):
@@ -61,7 +62,8 @@ class SamplingParams:
     """How the next token is chosen; greedy unless a temperature is given.
 
     None means the model's own default. `seed` None means a fresh seed per request; it has no
-    effect at temperature 0. Raises InvalidRequestError.
+    effect at temperature 0. With `num_logprobs` chunks say how likely each token was, beside so
+    many of the likeliest. Raises InvalidRequestError.
     """
 
     temperature: float = 0.0
@@ -74,6 +76,7 @@ class SamplingParams:
     seed: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     ignore_eos: bool = False
+    num_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0, 100, "a number from 0 to 100")
@@ -89,6 +92,8 @@ class SamplingParams:
         _check("frequency_penalty", self.frequency_penalty, -100, 100, "-100 to 100")
         if self.seed is not None:
             _check_int("seed", self.seed, 0, "a whole number from 0 to 2**64-1", MAX_SEED)
+        if self.num_logprobs is not None:
+            _check_int("num_logprobs", self.num_logprobs, 0, "0 to 20", MAX_LOGPROBS)
         check_type("ignore_eos", self.ignore_eos, bool, "true or false")
         check_type("logit_bias", self.logit_bias, Mapping, "a mapping of token ids to numbers")
         for token, bias in self.logit_bias.items():
@@ -247,15 +252,29 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Logprob:
+    """How likely the model found a token: natural logarithms, before temperature and penalties.
+
+    `top` are the likeliest tokens in its place, best first.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of an answer. The last one has a `finish_reason` and the engine's `usage`.
 
-    `token_ids` are the tokens generated for it; it has no text while a long text is read in
-    parts. The runtime's last chunk carries the whole `result` as well.
+    `token_ids` are the tokens generated for it, with their `logprobs` when these were asked for;
+    it has no text while a long text is read in parts. The runtime's last chunk carries the whole
+    `result` as well.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     result: Result | None = None

@@ -39,6 +39,7 @@ OTHER_SAMPLING: dict[str, Any] = {
     "seed": 2,
     "logit_bias": {1: 0.5},
     "ignore_eos": True,
+    "num_logprobs": 2,
 }
 
 

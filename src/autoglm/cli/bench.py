@@ -137,7 +137,7 @@ def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int)
 
 
 def measure(
-    load: Callable[[], TokenModel],
+    load: Callable[[], TokenModel[Any]],
     work: Workload,
     rng: random.Random,
     vocab_size: int,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-from autoglm.types import Chunk, Request, SamplingParams
+from autoglm.errors import AutoGLMError
+from autoglm.types import Chunk, Logprob, Request, SamplingParams
 
 
 class Engine(Protocol):
@@ -35,14 +37,15 @@ class WindowedEngine(Engine, Protocol):
 class TokenSession(Protocol):
     """One sequence of tokens. Errors are those of `autoglm.errors`."""
 
-    def prefill(self, ids: list[int]) -> int:
-        """Read the prompt; returns how many tokens' keys and values came from a cache."""
+    def append(self, ids: list[int]) -> int:
+        """Take the prompt, to be read by passes; returns how many tokens a cache has already."""
 
-    def decode(self, num_tokens: int, seconds: float = ...) -> list[int]:
-        """The next tokens, at most `num_tokens`, up to and with an end token.
+    @property
+    def num_pending(self) -> int:
+        """How many tokens have to be read before the next one can be chosen."""
 
-        At least one, and as many as take no longer than `seconds`, which is unlimited if left out.
-        """
+    def take_logprobs(self) -> list[Logprob]:
+        """Of the tokens since the last call, when the sampling asked for them."""
 
     @property
     def num_drafted(self) -> int:
@@ -53,18 +56,50 @@ class TokenSession(Protocol):
         """How many of them were right."""
 
     def cancel(self) -> None:
-        """Make running and later calls raise CancelledError. Callable from any thread."""
+        """Make the running or the next pass end with CancelledError. Callable from any thread."""
 
 
-class TokenModel(Protocol):
+SessionT = TypeVar("SessionT", bound=TokenSession)
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[SessionT]):
+    """What a session takes of a pass: tokens to read and, once all are read, to choose."""
+
+    session: SessionT
+    most_tokens: int
+    most_ids: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassOutcome:
+    """What a session got: new tokens, up to and with an end token, and its own error."""
+
+    ids: list[int]
+    num_pending: int
+    is_ended: bool
+    error: AutoGLMError | None = None
+
+
+class TokenModel(Protocol[SessionT]):
     """A model that continues token ids; knows no text."""
 
     @property
     def pool_tokens(self) -> int:
         """How many tokens' keys and values all sessions together may hold."""
 
+    @property
+    def max_pass_tokens(self) -> int:
+        """How many tokens a pass reads at most."""
+
     def held_tokens(self, num_tokens: int) -> int:
         """How much of the pool a session of `num_tokens` takes at most."""
 
-    def session(self, sampling: SamplingParams) -> TokenSession:
+    def session(self, sampling: SamplingParams) -> SessionT:
         """A new, empty sequence."""
+
+    def run_passes(self, parts: Sequence[Part[SessionT]], seconds: float) -> list[PassOutcome]:
+        """One pass for all parts, more of them while all only decode and `seconds` allow.
+
+        The sessions are different ones. Raises what concerns all of them.
+        """

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 
+from autoglm.engine.base import Part, PassOutcome
 from autoglm.errors import CancelledError
-from autoglm.types import SamplingParams
+from autoglm.types import Logprob, SamplingParams
 
 Continuation = Callable[[list[int], SamplingParams], Sequence[int]]
 
@@ -17,6 +17,7 @@ class FakeModel:
 
     def __init__(self, continuation: Continuation, *, pool_tokens: int = 4096) -> None:
         self.pool_tokens = pool_tokens
+        self.max_pass_tokens = 256
         self.prompts: list[list[int]] = []
         self._continuation = continuation
 
@@ -27,6 +28,10 @@ class FakeModel:
     def session(self, sampling: SamplingParams) -> FakeSession:
         """A new, empty sequence."""
         return FakeSession(self, self._continuation, sampling)
+
+    def run_passes(self, parts: Sequence[Part[FakeSession]], seconds: float) -> list[PassOutcome]:
+        """One step of every session; `seconds` do not matter as nothing takes time."""
+        return [part.session.step(part) for part in parts]
 
 
 class FakeSession:
@@ -42,33 +47,38 @@ class FakeSession:
         self._answer: list[int] = []
         self._position = 0
         self._is_cancelled = threading.Event()
+        self.num_pending = 0
         self.num_drafted = 0
         self.num_accepted = 0
 
-    def prefill(self, ids: list[int]) -> int:
-        """Remember the prompt or its next piece; nothing comes from a cache."""
-        self._raise_if_cancelled()
-        if not self._prompt:
-            self._model.prompts.append(self._prompt)
+    def append(self, ids: list[int]) -> int:
+        """Remember the prompt; nothing comes from a cache."""
         self._prompt += ids
-        self._answer = list(self._continuation(self._prompt, self._sampling))
+        self.num_pending = len(self._prompt)
         return 0
 
-    def decode(self, num_tokens: int, seconds: float = math.inf) -> list[int]:
-        """The next tokens of the answer; all of them take no time."""
-        self._raise_if_cancelled()
-        stop = self._position + num_tokens
+    def take_logprobs(self) -> list[Logprob]:
+        """A fake knows none."""
+        return []
+
+    def step(self, part: Part[FakeSession]) -> PassOutcome:
+        """Read some of the prompt or give some of the answer; both take no time."""
+        if self._is_cancelled.is_set():
+            return PassOutcome([], self.num_pending, False, CancelledError("cancelled"))
+        if self.num_pending > part.most_tokens:
+            self.num_pending -= part.most_tokens
+            return PassOutcome([], self.num_pending, False)
+        if not self._answer:
+            self._model.prompts.append(self._prompt)
+            self._answer = list(self._continuation(self._prompt, self._sampling))
+        self.num_pending = 1
+        stop = self._position + part.most_ids
         while len(self._answer) < stop:
             self._answer.append(self._answer[-1])
         tokens = self._answer[self._position : stop]
         self._position = stop
-        return tokens
+        return PassOutcome(tokens, self.num_pending, False)
 
     def cancel(self) -> None:
         """Make running and later calls raise CancelledError."""
         self._is_cancelled.set()
-
-    def _raise_if_cancelled(self) -> None:
-        if self._is_cancelled.is_set():
-            message = "cancelled"
-            raise CancelledError(message)

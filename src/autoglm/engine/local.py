@@ -1,28 +1,23 @@
 """The engine of this device: prompt ids in, text out, over a token model.
 
-Owns the decode loop, stop conditions and cancellation. Safe to use from several threads: their
-requests take turns, one step each.
+Owns prompts, stop conditions and cancellation. Safe to use from several threads: their requests
+share the passes over the model.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import Any
 
-from autoglm.engine.base import TokenModel, TokenSession
+from autoglm.engine.base import TokenModel
 from autoglm.engine.prompt import PromptBuilder
+from autoglm.engine.scheduler import Batch, Scheduler
 from autoglm.engine.stop import StopMatcher
 from autoglm.engine.token_pool import TokenPool
 from autoglm.engine.tokenizer import Detokenizer, Tokenizer
 from autoglm.errors import CancelledError, ContextOverflowError, InvalidRequestError
-from autoglm.types import Chunk, FinishReason, Request, Usage
-
-# One native call should last about this long: short enough to stream and to cancel.
-STEP_S = 0.04
-MAX_STEP_TOKENS = 32
-# Between two such steps of a prompt other requests have their turn and Ctrl-C is seen.
-PREFILL_STEP_TOKENS = 512
+from autoglm.types import Chunk, FinishReason, Logprob, Request, Usage
 
 
 class LocalEngine:
@@ -30,7 +25,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        model: TokenModel,
+        model: TokenModel[Any],
         tokenizer: Tokenizer,
         prompts: PromptBuilder,
         *,
@@ -46,7 +41,7 @@ class LocalEngine:
         self._context_tokens = context_tokens
         self._max_tokens = max_tokens
         self._pool = TokenPool(model.pool_tokens)
-        self._turn = threading.Lock()
+        self._scheduler = Scheduler(model)
 
     @property
     def context_tokens(self) -> int:
@@ -84,38 +79,29 @@ class LocalEngine:
         eos_ids = frozenset[int]() if request.sampling.ignore_eos else self._eos_ids
         answer = _Answer(self._tokenizer, request.stop, eos_ids)
         num_reserved = self._model.held_tokens(len(ids) + num_answer)
-        cached = 0
-        finish: FinishReason = "length"
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._pool.reserved(num_reserved, request.cancellation))
-                session = self._model.session(request.sampling)
-                stack.enter_context(request.cancellation.attached(session.cancel))
-                for start in range(0, len(ids), PREFILL_STEP_TOKENS):
-                    with self._turn:
-                        cached += session.prefill(ids[start : start + PREFILL_STEP_TOKENS])
-                for batch in self._batches(session, num_answer):
-                    text, used = answer.push(batch)
-                    yield Chunk(text, used)
-                    if answer.is_finished:
-                        finish = "stop"
-                        break
-            except CancelledError:
-                finish = "cancelled"
-        usage = Usage(len(ids), answer.num_tokens, cached)
+        try:
+            with self._pool.reserved(num_reserved, request.cancellation):
+                finish = yield from self._decode(request, ids, num_answer, answer)
+        except CancelledError:
+            finish = "cancelled"
+        usage = Usage(len(ids), answer.num_tokens, answer.num_cached)
         yield Chunk(answer.flush(), finish_reason=finish, usage=usage)
 
-    def _batches(self, session: TokenSession, num_tokens: int) -> Iterator[list[int]]:
-        """Batches of new tokens: one token first, then as many as a step's time allows."""
-        size = 1
-        while num_tokens > 0:
-            with self._turn:
-                batch = session.decode(min(size, num_tokens), STEP_S)
-            if not batch:
-                return
-            yield batch
-            num_tokens -= len(batch)
-            size = MAX_STEP_TOKENS
+    def _decode(
+        self, request: Request, ids: list[int], num_tokens: int, answer: _Answer
+    ) -> Generator[Chunk, None, FinishReason]:
+        """The chunks of the answer; the session and its part of the cache end with it."""
+        session = self._model.session(request.sampling)
+        with request.cancellation.attached(session.cancel):
+            answer.num_cached = session.append(ids)
+            with closing(self._scheduler.run(session, num_tokens)) as batches:
+                for batch in batches:
+                    if request.cancellation.is_cancelled:
+                        return "cancelled"
+                    yield answer.push(batch)
+                    if answer.is_finished:
+                        return "stop"
+        return "length"
 
 
 class _Answer:
@@ -129,23 +115,26 @@ class _Answer:
         self._eos_ids = eos_ids
         self._has_begun = False
         self.num_tokens = 0
+        self.num_cached = 0
         self.is_finished = False
 
-    def push(self, batch: list[int]) -> tuple[str, tuple[int, ...]]:
+    def push(self, batch: Batch) -> Chunk:
         """The certain text and the ids that count; sets `is_finished` at an end token or string."""
         text = ""
         used: list[int] = []
-        for token in batch:
+        logprobs: list[Logprob] = []
+        for number, token in enumerate(batch.ids):
             self.num_tokens += 1
             if token in self._eos_ids:
                 self.is_finished = True
                 break
             used.append(token)
+            logprobs += batch.logprobs[number : number + 1]
             text += self._matcher.push(self._detokenizer.push(token))
             if self._matcher.is_stopped:
                 self.is_finished = True
                 break
-        return self._without_leading_space(text), tuple(used)
+        return Chunk(self._without_leading_space(text), tuple(used), tuple(logprobs))
 
     def flush(self) -> str:
         """The text that was held back."""

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, SupportsIndex
 
+from autoglm.engine.base import Part, PassOutcome
 from autoglm.errors import (
     ContextOverflowError,
     InvalidRequestError,
     UsageError,
+    core_error,
     translate_core_errors,
 )
-from autoglm.types import SamplingParams
+from autoglm.types import Logprob, SamplingParams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,6 +112,24 @@ class NativeModel:
         """Map the weights from now on, beside other work."""
         self._model.start_prefault()
 
+    @property
+    def max_pass_tokens(self) -> int:
+        """How many tokens a pass reads at most."""
+        return self._executor.prefill_chunk
+
+    def run_passes(self, parts: Sequence[Part[NativeSession]], seconds: float) -> list[PassOutcome]:
+        """Forward passes that the sessions of `parts` share, see `TokenModel.run_passes`."""
+        items = [
+            (part.session.core, part.session.sampling, part.most_tokens, part.most_ids)
+            for part in parts
+        ]
+        with translate_core_errors():
+            outcomes = self._executor.run_passes(items, seconds)
+        return [
+            PassOutcome(ids, num_pending, is_ended, core_error(code, message) if code else None)
+            for ids, num_pending, is_ended, code, message in outcomes
+        ]
+
     def kv_bytes(self, num_tokens: int) -> int:
         """Memory of the pages that a sequence of `num_tokens` holds at most."""
         return -(-self.held_tokens(num_tokens) // PAGE_TOKENS) * self._executor.page_bytes
@@ -129,6 +149,16 @@ class NativeModel:
 
         with self._measuring(ids) as (session, numbers):
             return np.asarray(session.logits(numbers), np.float32)
+
+    def logprobs(self, ids: Sequence[int], num_top: int) -> list[Logprob]:
+        """Of ids[1:], with the `num_top` likeliest tokens in the place of each."""
+        with self._measuring(ids) as (session, numbers):
+            return [_logprob(entry) for entry in session.logprobs(numbers, num_top)]
+
+    def embed(self, ids: Sequence[int]) -> list[float]:
+        """The mean of the last hidden states, [hidden_size]."""
+        with self._measuring(ids) as (session, numbers):
+            return session.embed(numbers)
 
     def score(self, ids: Sequence[int]) -> float:
         """Sum of -log p(ids[t] | ids[:t]) in nats, over t >= 1."""
@@ -188,38 +218,55 @@ class NativeSession:
     """One sequence of a NativeModel."""
 
     def __init__(self, session: _core.Session, sampling: _core.Sampling) -> None:
-        self._session = session
-        self._sampling = sampling
+        self.core = session
+        self.sampling = sampling
+        self.num_pending = 0
+
+    def append(self, ids: list[int]) -> int:
+        """Take the prompt, to be read by passes; returns what the prefix cache has of it."""
+        with translate_core_errors():
+            num_cached = self.core.append(ids)
+        self.num_pending = len(ids) - num_cached
+        return num_cached
+
+    def take_logprobs(self) -> list[Logprob]:
+        """Of the tokens since the last call, when the sampling asked for them."""
+        return [_logprob(entry) for entry in self.core.take_logprobs()]
 
     def prefill(self, ids: list[int]) -> int:
         """Read the prompt; returns the number of tokens found in the prefix cache."""
         with translate_core_errors():
-            return self._session.prefill(ids)
+            return self.core.prefill(ids)
 
     def decode(self, num_tokens: int, seconds: float = math.inf) -> list[int]:
         """The next tokens, at most `num_tokens`, up to and with an end token."""
         with translate_core_errors():
-            return self._session.decode(num_tokens, self._sampling, seconds)
+            return self.core.decode(num_tokens, self.sampling, seconds)
 
     @property
     def num_drafted(self) -> int:
         """How many tokens were drafted so far."""
-        return self._session.num_drafted
+        return self.core.num_drafted
 
     @property
     def num_accepted(self) -> int:
         """How many of them were right."""
-        return self._session.num_accepted
+        return self.core.num_accepted
 
     def cancel(self) -> None:
         """Make running and later calls raise CancelledError. Callable from any thread."""
-        self._session.cancel()
+        self.core.cancel()
 
 
 def held_tokens(num_tokens: int, *, window: int, sink: int) -> int:
     """How much of the KV cache a sequence takes at most: all of it, or what a window keeps."""
     with translate_core_errors():
         return _window_plan(window, sink).held_tokens(num_tokens)
+
+
+def _logprob(entry: tuple[int, float, list[tuple[int, float]]]) -> Logprob:
+    token, logprob, top = entry
+    return Logprob(token, logprob, tuple(top))
 
 
 def _window_plan(window: int, sink: int) -> _core.Plan:
@@ -280,4 +327,5 @@ def _native_sampling(
     native.logit_bias = dict(params.logit_bias)
     native.eos_ids = list(eos_ids)
     native.ignore_eos = params.ignore_eos
+    native.num_logprobs = -1 if params.num_logprobs is None else params.num_logprobs
     return native
