@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find src cpp -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
-CXX_FILES = $(shell find cpp benchmarks -name '*.cc' -o -name '*.h')
+CXX_FILES = $(shell find cpp benchmarks src -name '*.cc' -o -name '*.h')
 PORTABLE := aarch64 riscv64
 PYTHON_FILES := src tests tools benchmarks examples
 

@@ -2,12 +2,16 @@
 
 import importlib.util
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 # The training code needs its extra; without it there is nothing here to test.
 if any(importlib.util.find_spec(name) is None for name in ("torch", "zstandard")):
     collect_ignore_glob = ["test_*.py"]
+elif not shutil.which("g++") or "amx_bf16" not in Path("/proc/cpuinfo").read_text():
+    collect_ignore_glob = ["test_native_step.py"]
 
 TURNS_ZH = "\n".join(
     f"{name}：我们{day}需要提交第{i}份测试报告，预算是{i}0万元。请大家会后确认时间安排。"

@@ -9,7 +9,7 @@ import transformers
 
 from autoglm.lite import model as lite_model
 from autoglm.lite.export import export
-from autoglm.lite.model import ChunkedCrossEntropy, LiteConfig, LiteModel
+from autoglm.lite.model import ChunkedCrossEntropy, LiteConfig, LiteModel, chunk_loss
 from autoglm.lite.tokenizer import SPECIALS
 
 CONFIG = LiteConfig(
@@ -45,7 +45,7 @@ def test_logits_equal_transformers_on_the_exported_checkpoint(model, tokenizer_f
 
 @pytest.mark.parametrize("z_coefficient", [0.0, 1e-2])
 def test_chunked_loss_and_gradients_equal_plain_cross_entropy(z_coefficient, monkeypatch):
-    monkeypatch.setattr(lite_model, "_LOSS_CHUNK_TOKENS", 16)
+    monkeypatch.setitem(lite_model._LOSS_CHUNK_TOKENS, "cpu", 16)
     generator = torch.Generator().manual_seed(5)
     states = torch.randn(50, 32, generator=generator, requires_grad=True)
     weight = torch.randn(96, 32, generator=generator, requires_grad=True)
@@ -58,7 +58,7 @@ def test_chunked_loss_and_gradients_equal_plain_cross_entropy(z_coefficient, mon
         + z_coefficient * log_sum.square().sum()
     )
     wanted = torch.autograd.grad(expected, (states, weight))
-    loss = ChunkedCrossEntropy.apply(states, weight, targets, z_coefficient)
+    loss = ChunkedCrossEntropy.apply(states, weight, targets, z_coefficient, chunk_loss)
     found = torch.autograd.grad(loss, (states, weight))
     assert torch.allclose(loss, expected, rtol=1e-5)
     for ours, theirs in zip(found, wanted, strict=True):

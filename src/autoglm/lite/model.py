@@ -7,6 +7,7 @@ tied embeddings. Training uses `loss`, which never keeps the logits of a whole b
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_LOSS_CHUNK_TOKENS = 1024
+_LOSS_CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
+
+ChunkLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,20 +179,26 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, z_coefficient: float
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        z_coefficient: float,
+        loss_of_chunk: ChunkLoss,
     ) -> Tensor:
         counted = (targets >= 0).nonzero().squeeze(1)
-        # Whole chunks only: a compiled `chunk_loss` then sees one shape.
-        padding = -counted.numel() % _LOSS_CHUNK_TOKENS
+        # Whole chunks only: a compiled loss then sees one shape.
+        size = _LOSS_CHUNK_TOKENS[states.device.type]
+        padding = -counted.numel() % size
         picked = F.pad(states[counted], (0, 0, 0, padding))
         wanted = F.pad(targets[counted], (0, padding), value=-1)
         grad_picked = torch.empty_like(picked)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         low = weight.to(states.dtype)
         total = torch.zeros((), dtype=torch.float32, device=states.device)
-        for start in range(0, wanted.numel(), _LOSS_CHUNK_TOKENS):
-            rows = slice(start, start + _LOSS_CHUNK_TOKENS)
-            loss, grad = chunk_loss(picked[rows] @ low.t(), wanted[rows], z_coefficient)
+        for start in range(0, wanted.numel(), size):
+            rows = slice(start, start + size)
+            loss, grad = loss_of_chunk(picked[rows] @ low.t(), wanted[rows], z_coefficient)
             total += loss
             torch.mm(grad, low, out=grad_picked[rows])
             grad_weight += grad.t() @ picked[rows]
@@ -201,7 +210,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_weight = ctx.saved_tensors
-        return grad_states * grad_output, grad_weight * grad_output, None, None
+        return grad_states * grad_output, grad_weight * grad_output, None, None, None
 
 
 def chunk_loss(logits: Tensor, targets: Tensor, z_coefficient: float) -> tuple[Tensor, Tensor]:

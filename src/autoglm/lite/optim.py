@@ -38,22 +38,34 @@ class Schedule:
         return self.final + (1.0 - self.final) * left
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrix, approximately, in bfloat16."""
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Nearest semi-orthogonal matrices of [count, rows, columns], approximately, in bfloat16."""
     a, b, c = _NEWTON_SCHULZ
-    x = matrix.to(torch.bfloat16)
-    is_tall = x.shape[0] > x.shape[1]
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.to(torch.bfloat16)
     if is_tall:
-        x = x.t()
-    x = x / (x.norm() + 1e-7)
+        x = x.mT.contiguous()
+    x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).to(x.dtype)
     for _ in range(_NEWTON_SCHULZ_STEPS):
-        gram = x @ x.t()
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.t() if is_tall else x).to(matrix.dtype)
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if is_tall else x
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of a fused projection that are one matrix."""
+
+    parameter: Tensor
+    rows: slice
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised per matrix; fused projections are treated part by part."""
+    """Momentum orthogonalised per matrix; matrices of one shape go through in one batch.
+
+    Fused projections are treated part by part: a group's `split` gives the rows of its parts.
+    """
 
     def __init__(
         self, groups: Iterable[dict[str, object]], lr: float, momentum: float, weight_decay: float
@@ -63,23 +75,41 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         """Update every matrix once."""
         with torch.no_grad():
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self._update(parameter, group)
+            for parts in self._parts_by_shape().values():
+                self._update(parts)
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
+    def _parts_by_shape(self) -> dict[tuple[int, int], list[tuple[_Part, dict[str, Any]]]]:
+        found: dict[tuple[int, int], list[tuple[_Part, dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                start = 0
+                for rows in group["split"] or [parameter.shape[0]]:
+                    part = _Part(parameter, slice(start, start + rows))
+                    shape = (min(rows, parameter.shape[1]), max(rows, parameter.shape[1]))
+                    found.setdefault(shape, []).append((part, group))
+                    start += rows
+        return found
+
+    def _update(self, parts: list[tuple[_Part, dict[str, Any]]]) -> None:
+        wide = []
+        for part, group in parts:
+            direction = self._direction(part, group["momentum"])
+            wide.append(direction.t() if direction.shape[0] > direction.shape[1] else direction)
+        updates = orthogonalise(torch.stack(wide))
+        for (part, group), update in zip(parts, updates, strict=True):
+            target = part.parameter[part.rows]
+            scale = _UPDATE_RMS * max(target.shape) ** 0.5
+            target.mul_(1.0 - group["lr"] * group["weight_decay"])
+            is_turned = target.shape[0] > target.shape[1]
+            target.add_(update.t() if is_turned else update, alpha=-group["lr"] * scale)
+
+    def _direction(self, part: _Part, momentum: float) -> Tensor:
+        state = self.state[part.parameter]
         if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        buffer = state["momentum"]
-        buffer.lerp_(parameter.grad, 1.0 - group["momentum"])
-        direction = torch.lerp(parameter.grad, buffer, group["momentum"])
-        parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-        rows = group["split"] or [parameter.shape[0]]
-        for part, target in zip(direction.split(rows), parameter.split(rows), strict=True):
-            scale = _UPDATE_RMS * max(part.shape) ** 0.5
-            target.add_(orthogonalise(part), alpha=-group["lr"] * scale)
+            state["momentum"] = torch.zeros_like(part.parameter)
+        grad, buffer = part.parameter.grad[part.rows], state["momentum"][part.rows]
+        buffer.lerp_(grad, 1.0 - momentum)
+        return torch.lerp(grad, buffer, momentum).to(torch.bfloat16)
 
 
 def build_optimizers(

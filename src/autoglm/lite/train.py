@@ -1,83 +1,46 @@
 """Training loop for pre-training and instruction tuning: resumable, bf16, CPU or one GPU.
 
-Run as `python -m autoglm.lite.train --packed DIR --out DIR (--minutes M | --steps N)`. A second
-run with the same `--out` goes on where the last checkpoint ended. Data order depends only on the
-packed files and the step; the learning rate on the share of the budget used.
+Run as `python -m autoglm.lite.train --packed DIR --out DIR --steps N`, or with a budget in minutes
+or tokens. A second run with the same `--out` goes on where the last checkpoint ended. Data order
+depends on packed files, seed and step; the learning rate on the share of the budget used.
 """
 
-import argparse
 import json
+import math
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from autoglm.errors import InvalidRequestError
-from autoglm.lite import model as lite_model
+from autoglm.lite.gradients import (
+    GradientStep,
+    StepOptions,
+    TorchStep,
+    choose_step,
+    flops_per_token,
+)
 from autoglm.lite.induction import Circuit
-from autoglm.lite.model import ChunkedCrossEntropy, LiteConfig, LiteModel
-from autoglm.lite.optim import Schedule, build_optimizers
+from autoglm.lite.model import LiteConfig, LiteModel
+from autoglm.lite.optim import build_optimizers
+from autoglm.lite.packed import Batch, BatchReader, PackedRows, Positions
+from autoglm.lite.train_options import Plan, make_plan, model_config, parse_options
 
-
-class PackedRows:
-    """Memory-mapped rows of token ids with their loss masks."""
-
-    def __init__(self, folder: Path) -> None:
-        card = json.loads((folder / "card.json").read_text())
-        self.row_tokens: int = card["row_tokens"]
-        self._tokens = self._open(folder, "tokens", np.uint16)
-        self._mask = self._open(folder, "mask", np.uint8)
-        self.num_rows = sum(len(part) for part in self._tokens)
-        if not self.num_rows:
-            message = f"{folder}: no packed rows; run autoglm.lite.pack first"
-            raise InvalidRequestError(message)
-
-    def _open(self, folder: Path, kind: str, dtype: type) -> list[Any]:
-        files = sorted(folder.glob(f"{kind}_*.bin"))
-        return [np.memmap(f, dtype=dtype, mode="r").reshape(-1, self.row_tokens) for f in files]
-
-    def batch(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets [count, row_tokens]; a target of -1 carries no loss."""
-        rows = [self._row(index % self.num_rows) for index in range(first, first + count)]
-        ids = torch.from_numpy(np.stack([row[0] for row in rows]).astype(np.int64))
-        mask = torch.from_numpy(np.stack([row[1] for row in rows]))
-        targets = torch.full_like(ids, -1)
-        targets[:, :-1] = torch.where(mask[:, 1:] > 0, ids[:, 1:], -1)
-        return ids, targets
-
-    def _row(self, index: int) -> tuple[Any, Any]:
-        for tokens, mask in zip(self._tokens, self._mask, strict=True):
-            if index < len(tokens):
-                return tokens[index], mask[index]
-            index -= len(tokens)
-        message = f"row {index} is beyond the packed files"
-        raise InvalidRequestError(message)
+_EVAL_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that shapes a run."""
+class Sets:
+    """Packed rows to train on and to measure on; answers are examples with loss on replies."""
 
-    out: Path
-    minutes: float | None
-    steps: int | None
-    batch_rows: int
-    schedule: Schedule
-    matrix_lr: float
-    other_lr: float
-    weight_decay: float
-    z_coefficient: float
-    clip: float
-    save_minutes: float
-    eval_steps: int
-    use_compile: bool
-    seed: int
+    texts: PackedRows
+    answers: PackedRows | None
+    held_out: dict[str, PackedRows]
 
 
 class Trainer:
@@ -93,13 +56,10 @@ class Trainer:
         self.step = 0
         self.tokens = 0
         self.elapsed_s = 0.0
+        self.positions = Positions()
         self._is_stopping = False
         self.circuit: Circuit | None = None
         self._held: dict[str, Tensor] = {}
-        self._hidden = self.model.hidden
-        if plan.use_compile:
-            self._hidden = torch.compile(self.model.hidden, dynamic=False)
-            lite_model.chunk_loss = torch.compile(lite_model.chunk_loss)
 
     def hold(self, circuit: Circuit) -> None:
         """Keep a circuit at its present values through all updates."""
@@ -107,29 +67,29 @@ class Trainer:
         views = circuit.values(self.model).items()
         self._held = {name: view.clone() for name, view in views}
 
-    def progress(self) -> float:
-        """Share of the budget used, in [0, 1]."""
+    def progress(self, ahead: int = 0) -> float:
+        """Share of the budget used, in [0, 1], when `ahead` more updates are done."""
         if self.plan.steps:
-            return min(1.0, self.step / self.plan.steps)
+            return min(1.0, (self.step + ahead) / self.plan.steps)
         return min(1.0, self.elapsed_s / (60.0 * (self.plan.minutes or 1.0)))
 
-    def loss(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, int]:
-        """Summed loss and the number of tokens it covers."""
-        ids, targets = ids.to(self.device), targets.to(self.device).flatten()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            states = self._hidden(ids).flatten(0, 1).to(torch.bfloat16)
-        total = ChunkedCrossEntropy.apply(
-            states, self.model.embed.weight, targets, self.plan.z_coefficient
-        )
-        return total, int((targets >= 0).sum())
+    def _read(self, reader: BatchReader, at: Positions, ahead: int) -> Batch:
+        is_decaying = self.progress(ahead) >= self.plan.schedule.decay_from
+        share = self.plan.final_answer_share if is_decaying else self.plan.answer_share
+        num_rows = self.plan.batch_rows
+        return reader.read(at, num_rows=num_rows, num_answers=round(share * num_rows))
 
-    def train_step(self, rows: PackedRows) -> dict[str, float]:
+    def train_step(
+        self, gradients: GradientStep, batch: list[tuple[Tensor, Tensor]]
+    ) -> dict[str, Any]:
         """One update; returns its measurements."""
-        started = time.perf_counter()
-        first = self.step * self.plan.batch_rows
-        total, count = self.loss(*rows.batch(first, self.plan.batch_rows))
-        loss = total / max(1, count)
-        loss.backward()
+        started, processor_started = time.perf_counter(), time.process_time()
+        count = max(1, sum(int((targets >= 0).sum()) for _, targets in batch))
+        total = torch.zeros((), device=self.device)
+        for ids, targets in batch:
+            total += gradients.add_gradients(
+                ids, targets, scale=1.0 / count, z_coefficient=self.plan.z_coefficient
+            )
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
         factor = self.plan.schedule.factor(self.progress())
         for optimizer in self.optimizers:
@@ -139,27 +99,42 @@ class Trainer:
             optimizer.zero_grad(set_to_none=False)
         if self.circuit:
             self.circuit.hold(self.model, self._held)
+        gradients.refresh()
         self.step += 1
-        self.tokens += self.plan.batch_rows * rows.row_tokens
-        value = float(loss.detach())
+        entry = {"loss": float(total) / count, "grad_norm": float(norm), "lr_factor": factor}
         seconds = time.perf_counter() - started
         self.elapsed_s += seconds
-        tokens_per_s = self.plan.batch_rows * rows.row_tokens / seconds
+        return entry | self._speed(batch, seconds, time.process_time() - processor_started)
+
+    def _speed(
+        self, batch: list[tuple[Tensor, Tensor]], seconds: float, processor_s: float
+    ) -> dict[str, Any]:
+        num_tokens = sum(ids.numel() for ids, _ in batch)
+        self.tokens += num_tokens
+        row_tokens = batch[0][0].shape[1]
+        flops = flops_per_token(self.model.config, self.model.num_parameters(), row_tokens)
+        tflops = 1e-12 * flops * num_tokens / seconds
+        peak = self.plan.peak_tflops
         return {
-            "loss": value,
-            "grad_norm": float(norm),
-            "lr_factor": factor,
-            "tokens_per_s": tokens_per_s,
-            "tflops": 6e-12 * self.model.num_parameters() * tokens_per_s,
+            "tokens_per_s": num_tokens / seconds,
+            "processor_s": processor_s,
+            "tflops": tflops,
+            "mfu": tflops / peak if peak else None,
+            "step": self.step,
+            "elapsed_s": round(self.elapsed_s, 2),
+            "tokens": self.tokens,
         }
 
-    def evaluate(self, rows: PackedRows, num_rows: int = 64) -> float:
+    def evaluate(self, rows: PackedRows) -> float:
         """Mean loss per token over the first rows."""
+        step = TorchStep(self.model, self.device, use_compile=False)
         total, count = 0.0, 0
         with torch.no_grad():
-            for first in range(0, min(num_rows, rows.num_rows), self.plan.batch_rows):
-                loss, covered = self.loss(*rows.batch(first, self.plan.batch_rows))
-                total, count = total + float(loss), count + covered
+            for first in range(0, min(_EVAL_ROWS, rows.num_rows), self.plan.micro_rows):
+                last = min(first + self.plan.micro_rows, rows.num_rows)
+                ids, targets = rows.batch(range(first, last))
+                total += float(step.loss(ids, targets, 0.0))
+                count += int((targets >= 0).sum())
         return total / max(1, count)
 
     def save(self) -> None:
@@ -173,7 +148,7 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "elapsed_s": self.elapsed_s,
-            "rng": torch.get_rng_state(),
+            "positions": asdict(self.positions),
         }
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
@@ -186,7 +161,7 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.tokens, self.elapsed_s = state["step"], state["tokens"], state["elapsed_s"]
-        torch.set_rng_state(state["rng"].cpu())
+        self.positions = Positions(**state["positions"])
         if state["circuit"]:
             self.hold(Circuit(**state["circuit"]))
 
@@ -194,100 +169,72 @@ class Trainer:
         """Signal handler: finish the step, save, end."""
         self._is_stopping = True
 
-    def run(self, rows: PackedRows, held_out: PackedRows | None) -> None:
-        """Train to the end of the budget."""
+    def run(self, sets: Sets) -> None:
+        """Train to the end of the budget or of this leg."""
         signal.signal(signal.SIGTERM, self.request_stop)
-        last_save = time.perf_counter()
-        with (self.plan.out / "log.jsonl").open("a") as log:
+        plan = self.plan
+        started = last_save = time.perf_counter()
+        options = StepOptions(
+            plan.micro_rows, sets.texts.row_tokens, plan.kernels, plan.use_compile
+        )
+        gradients = choose_step(self.model, self.device, options)
+        reader = BatchReader(sets.texts, sets.answers, micro_rows=plan.micro_rows, seed=plan.seed)
+        leg_s = 60.0 * (plan.leg_minutes or math.inf)
+        # One thread reads the next update while this one is computed.
+        with (plan.out / "log.jsonl").open("a") as log, ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self._read, reader, self.positions, 0)
             while self.progress() < 1.0 and not self._is_stopping:
-                entry: dict[str, float] = self.train_step(rows)
-                entry |= {
-                    "step": self.step,
-                    "elapsed_s": round(self.elapsed_s, 2),
-                    "tokens": self.tokens,
-                }
-                if held_out and self.step % self.plan.eval_steps == 0:
-                    entry["held_out_loss"] = self.evaluate(held_out)
+                if time.perf_counter() - started > leg_s:
+                    break
+                batch = waiting.result()
+                waiting = pool.submit(self._read, reader, batch.following, 1)
+                entry = self.train_step(gradients, batch.parts) | {"kernels": gradients.name}
+                self.positions = batch.following
+                if self.step % plan.eval_steps == 0:
+                    for name, rows in sets.held_out.items():
+                        entry[f"{name}_loss"] = self.evaluate(rows)
                 log.write(json.dumps(entry) + "\n")
                 log.flush()
-                if time.perf_counter() - last_save > 60.0 * self.plan.save_minutes:
+                if time.perf_counter() - last_save > 60.0 * plan.save_minutes:
                     self.save()
                     last_save = time.perf_counter()
         self.save()
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--packed", type=Path, required=True)
-    parser.add_argument("--held-out", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--init", type=Path, help="checkpoint whose weights start this run")
-    budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--minutes", type=float)
-    budget.add_argument("--steps", type=int)
-    parser.add_argument("--batch-rows", type=int, default=16)
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--intermediate", type=int, default=1280)
-    parser.add_argument("--matrix-lr", type=float, default=0.01)
-    parser.add_argument("--other-lr", type=float, default=0.003)
-    parser.add_argument("--weight-decay", type=float, default=0.05)
-    parser.add_argument("--z-loss", type=float, default=1e-5)
-    parser.add_argument("--clip", type=float, default=1.0)
-    parser.add_argument("--warmup", type=float, default=0.02)
-    parser.add_argument("--decay-from", type=float, default=0.7)
-    parser.add_argument("--final-factor", type=float, default=0.0)
-    parser.add_argument("--save-minutes", type=float, default=4.0)
-    parser.add_argument("--eval-steps", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Command line entry."""
-    args = _arguments()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    config = LiteConfig(
-        hidden_size=args.hidden,
-        num_layers=args.layers,
-        num_heads=args.heads,
-        intermediate_size=args.intermediate,
-    )
-    model = LiteModel(config)
-    initial = torch.load(args.init, map_location="cpu", weights_only=True) if args.init else {}
-    if initial:
-        model.load_state_dict(initial["model"])
-    plan = Plan(
-        out=args.out,
-        minutes=args.minutes,
-        steps=args.steps,
-        batch_rows=args.batch_rows,
-        schedule=Schedule(args.warmup, args.decay_from, args.final_factor),
-        matrix_lr=args.matrix_lr,
-        other_lr=args.other_lr,
-        weight_decay=args.weight_decay,
-        z_coefficient=args.z_loss,
-        clip=args.clip,
-        save_minutes=args.save_minutes,
-        eval_steps=args.eval_steps,
-        use_compile=not args.no_compile,
-        seed=args.seed,
-    )
+def start(model: LiteModel, plan: Plan, sets: Sets, initial: dict[str, Any]) -> None:
+    """Begin or resume the run in `plan.out`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(model, plan, device)
-    checkpoint = args.out / "checkpoint.pt"
+    checkpoint = plan.out / "checkpoint.pt"
     if checkpoint.exists():
         trainer.load(checkpoint)
     elif initial.get("circuit"):
         trainer.hold(Circuit(**initial["circuit"]))
-    held_out = PackedRows(args.held_out) if args.held_out else None
-    trainer.run(PackedRows(args.packed), held_out)
+    trainer.run(sets)
+
+
+def main() -> None:
+    """Command line entry."""
+    args = parse_options(__doc__)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    texts = PackedRows(args.packed, args.row_tokens)
+    initial: dict[str, Any] = {}
+    if args.init:
+        initial = torch.load(args.init, map_location="cpu", weights_only=True)
+    config = LiteConfig(**initial["config"]) if initial else model_config(args)
+    model = LiteModel(config)
+    if initial:
+        model.load_state_dict(initial["model"])
+    held_out = {"held_out": args.held_out, "held_out_answers": args.held_out_answers}
+    sets = Sets(
+        texts,
+        PackedRows(args.answers, args.row_tokens) if args.answers else None,
+        {name: PackedRows(folder) for name, folder in held_out.items() if folder},
+    )
+    start(model, make_plan(args, texts.row_tokens), sets, initial)
 
 
 if __name__ == "__main__":
