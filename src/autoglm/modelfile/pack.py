@@ -155,7 +155,7 @@ def _interleaved(pieces: tuple[Rows, ...], checkpoint: Checkpoint) -> Iterator[t
         count = min(chunk_rows, pieces[0].count - start)
         num_blocks = -(-count // ROW_BLOCK)
         padding = bytes(num_blocks * block_bytes - count * row_bytes)
-        sides = [checkpoint.read_rows(rows, start, count) + padding for rows in pieces]
+        sides = [memoryview(checkpoint.read_rows(rows, start, count) + padding) for rows in pieces]
         blocks = [
             side[begin : begin + block_bytes]
             for begin in range(0, num_blocks * block_bytes, block_bytes)
