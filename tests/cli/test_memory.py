@@ -76,6 +76,18 @@ def test_doctor_predicts_the_peak_of_generate_within_five_per_cent(name, weights
     assert need["peak_bytes"] == pytest.approx(int(peak) * 1024, rel=TOLERANCE)
 
 
+def test_a_draft_model_counts(bundle):
+    path = bundle("cache", "int8")
+    where = ["--model", str(path), "--context", "256", "--json"]
+    doctor = [sys.executable, "-m", "autoglm", "doctor", *where]
+    alone, drafted = (
+        json.loads(output(*doctor, *options))["model"]["memory"]
+        for options in ([], ["--draft-model", str(bundle("cache", "int4"))])
+    )
+    assert drafted["kv_bytes"] == 2 * alone["kv_bytes"]
+    assert drafted["weights_bytes"] > alone["weights_bytes"]
+
+
 def test_a_model_that_cannot_fit_is_refused_with_the_context_that_would(
     bundle, autoglm, monkeypatch
 ):

@@ -10,6 +10,7 @@ from typing import Any
 
 from autoglm import __version__
 from autoglm.cli.options import (
+    add_draft_option,
     add_json_option,
     add_model_option,
     add_threads_option,
@@ -34,13 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of prompt and answer to plan memory for (default: the whole context)",
     )
     add_window_option(parser)
+    add_draft_option(parser)
     add_threads_option(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 1 when the machine or the model cannot run."""
-    names = ("model", "threads", "window")
+    names = ("model", "threads", "window", "draft_model")
     flags = {name: getattr(args, name) for name in names}
     settings = load_settings({**flags, "context_tokens": args.context})
     report: dict[str, Any] = {
@@ -98,6 +100,7 @@ def _memory(settings: Settings) -> dict[str, Any]:
         context_tokens=settings.context_tokens,
         window=settings.window,
         sink=settings.sink,
+        draft_model=settings.draft_model,
         prefault=False,
     ) as model:
         need = model.memory_need()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from autoglm.errors import ResourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autoglm.modelfile.arch import ArchConfig
     from autoglm.modelfile.bundle import Bundle
 
@@ -58,40 +60,39 @@ def touched_weights(bundle: Bundle, context_tokens: int) -> int:
 
 
 def need_after_loading(
-    bundle: Bundle, context_tokens: int, *, kv_bytes: int, resident: int, peak: int
+    bundles: Sequence[Bundle], context_tokens: int, *, kv_bytes: int, resident: int, peak: int
 ) -> MemoryNeed:
-    """The peak of a process that has run nothing yet.
+    """The peak of a process that has opened these bundles and run nothing yet.
 
     It has `resident` bytes after loading and had `peak` while it parsed the tokenizer, beside
     which the weights are mapped.
     """
     return MemoryNeed(
         context_tokens=context_tokens,
-        weights_bytes=touched_weights(bundle, context_tokens),
+        weights_bytes=sum(touched_weights(bundle, context_tokens) for bundle in bundles),
         kv_bytes=kv_bytes,
         other_bytes=max(resident + RUNNING_BYTES, peak - kv_bytes),
     )
 
 
 def check_fits(
-    bundle: Bundle, *, held_tokens: int, available: int | None, expert_memory_mib: int = 0
+    bundles: Sequence[Bundle], *, held_tokens: int, available: int | None, expert_memory_mib: int = 0
 ) -> None:
-    """ResourceError when `available` bytes cannot hold the weights and a KV cache this long.
+    """ResourceError when `available` bytes cannot hold the weights and KV caches this long.
 
     Mapped experts count as not resident: those that do not fit are read again from the file. A
     memory of their own counts as far as they fill it.
     """
     if available is None:
         return
-    experts = sum(t.nbytes for t in bundle.tensors if ".moe.experts." in t.name)
-    pool = min(experts, expert_memory_mib * MIB)
-    fixed = bundle.weights_bytes - experts + pool + LEAST_BYTES
-    token_bytes = kv_token_bytes(bundle.config)
+    resident = sum(_resident_weights(bundle, expert_memory_mib) for bundle in bundles)
+    fixed = resident + LEAST_BYTES
+    token_bytes = sum(kv_token_bytes(bundle.config) for bundle in bundles)
     need = fixed + held_tokens * token_bytes
     if need <= available:
         return
     message = (
-        f"{bundle.path}: needs {need // MIB} MiB with {held_tokens} tokens of context, "
+        f"{bundles[0].path}: needs {need // MIB} MiB with {held_tokens} tokens of context, "
         f"{available // MIB} MiB are available; "
     )
     fitting = (available - fixed) // token_bytes
@@ -100,3 +101,8 @@ def check_fits(
     else:
         message += "use a smaller model or free some memory"
     raise ResourceError(message)
+
+
+def _resident_weights(bundle: Bundle, expert_memory_mib: int) -> int:
+    experts = sum(tensor.nbytes for tensor in bundle.tensors if ".moe.experts." in tensor.name)
+    return bundle.weights_bytes - experts + min(experts, expert_memory_mib * MIB)

@@ -64,8 +64,9 @@ class LoadedModel:
         self.bundle = bundle
         self.context_tokens = context_tokens or min(bundle.max_position, DEFAULT_MAX_CONTEXT)
         held = held_tokens(self.context_tokens, window=window, sink=sink)
+        self._bundles = (bundle,) if draft is None else (bundle, draft)
         check_fits(
-            bundle,
+            self._bundles,
             held_tokens=held,
             available=available_bytes(),
             expert_memory_mib=expert_memory_mib,
@@ -161,7 +162,7 @@ class LoadedModel:
         """
         tokens = context_tokens or self.context_tokens
         return need_after_loading(
-            self.bundle,
+            self._bundles,
             tokens,
             kv_bytes=self.native.kv_bytes(tokens),
             resident=rss_bytes() or 0,

@@ -82,11 +82,13 @@ class NativeModel:
         with translate_core_errors():
             self._model = _native_model(bundle)
             self._executor = _core.Executor(self._model, plan)
+            self._executors = [self._executor]
             self._draft_model: _core.DraftModel | None = None
             if draft is not None:
                 plan.expert_memory_mib = 0
                 drafting = _core.Executor(_native_model(draft), plan, self._executor)
                 self._draft_model = _core.DraftModel(drafting, self._executor)
+                self._executors.append(drafting)
         self.pool_tokens: int = self._executor.num_free_pages * PAGE_TOKENS
 
     @property
@@ -132,7 +134,8 @@ class NativeModel:
 
     def kv_bytes(self, num_tokens: int) -> int:
         """Memory of the pages that a sequence of `num_tokens` holds at most."""
-        return -(-self.held_tokens(num_tokens) // PAGE_TOKENS) * self._executor.page_bytes
+        num_pages = -(-self.held_tokens(num_tokens) // PAGE_TOKENS)
+        return num_pages * sum(executor.page_bytes for executor in self._executors)
 
     def session(self, sampling: SamplingParams) -> NativeSession:
         """A new, empty sequence. Raises InvalidRequestError for a bias on an unknown token."""
