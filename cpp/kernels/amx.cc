@@ -14,6 +14,7 @@
 #include "kernels/gemm_float-inl.h"
 #include "kernels/gemm_integer-inl.h"
 #include "kernels/gemm_amx-inl.h"
+#include "kernels/gemm_few-inl.h"
 // clang-format on
 
 namespace autoglm {
@@ -78,6 +79,8 @@ void amx_gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, i
     gemm(w, x, y, block_begin, block_end, scratch);
   } else if (w.type == WeightType::kBF16) {
     gemm_tiles<WeightType::kBF16>(w, x, y, block_begin, block_end, scratch);
+  } else if (w.type == WeightType::kI4 && x.rows * x.planes <= kTileRows) {
+    gemm_few_rows(w, x, y, block_begin, block_end, scratch);
   } else if (w.type == WeightType::kI8) {
     gemm_tiles<WeightType::kI8>(w, x, y, block_begin, block_end, scratch);
   } else {

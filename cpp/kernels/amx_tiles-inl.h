@@ -8,6 +8,7 @@
 namespace autoglm {
 namespace {
 
+constexpr int kTileRows = 16;
 constexpr int kTileBytes = 1024;  // 16 rows of 64 bytes
 
 struct alignas(64) TileConfig {

@@ -3,9 +3,12 @@
 // A macro tile is 32 activation rows by 32 outputs (2 x 2 tiles). K is cut into pieces whose
 // weights stay in the first-level cache; partial sums wait in scratch between them. The int32 sums
 // are exact, the bf16 ones are added in the order of K whatever the range or the number of rows.
+// A few rows of int4 have a kernel of their own: see gemm_few-inl.h.
 #pragma once
 
 #include <immintrin.h>
+
+#include <algorithm>
 
 #include "kernels/amx_tiles-inl.h"
 #include "kernels/kernels.h"
@@ -13,8 +16,9 @@
 namespace autoglm {
 namespace {
 
-constexpr int kPieceTiles = 8;      // K tiles of one piece
-constexpr int kMaxTileRows = 1024;  // plane rows whose partial sums fit the scratch
+constexpr int kPieceTiles = 8;           // K tiles of one piece
+constexpr int kMaxTileRows = 1024;       // plane rows whose partial sums fit the scratch
+constexpr size_t kRowsBytes = 1u << 20;  // of activations that stay in the second-level cache
 
 // Both blocks of a pair, one piece of K: tiles ready for the products.
 struct WeightPiece {
@@ -22,9 +26,9 @@ struct WeightPiece {
   int num_tiles;
 };
 
-// Walks the weights of all block pairs piece by piece and makes each piece ready while the products
-// of the one before it run: int4 is unpacked into a panel in the first-level cache, the others are
-// prefetched. Work comes in steps small enough to hide between tile products.
+// Walks the weights of all block pairs piece by piece. Int4 is unpacked into a panel in the
+// first-level cache, at once: stores between tile loads would hold the loads up. The lines of the
+// piece after it are fetched while the products run.
 template <WeightType kType>
 class WeightFeed {
  public:
@@ -32,82 +36,63 @@ class WeightFeed {
       : w_(w),
         block_(block_begin),
         block_end_(block_end),
-        num_k_tiles_(static_cast<int>(row_block_bytes(w.type, w.padded_cols) *
-                                      (kType == WeightType::kI4 ? 2 : 1) / kTileBytes)),
-        panels_(panels) {
-    begin_piece();
-  }
+        num_k_tiles_(static_cast<int>(row_block_bytes(w.type, w.padded_cols) / kStoredTileBytes)),
+        panels_(panels) {}
 
-  // Steps of the piece that is being made ready.
-  int num_steps() const { return num_steps_; }
-
-  void step() {
-    if (step_ >= num_steps_) return;
-    const int block = step_ / steps_per_block_, at = step_ % steps_per_block_;
-    if constexpr (kType == WeightType::kI4) {
-      unpack_step(block, at);
-    } else {
-      const std::byte* line = source(block) + at * kStepBytes;
-      for (int i = 0; i < kStepBytes; i += 64) {
-        _mm_prefetch(reinterpret_cast<const char*>(line + i), _MM_HINT_T0);
-      }
-    }
-    ++step_;
-  }
-
-  // Ends the piece that is being made ready, returns it and begins the next.
-  WeightPiece next() {
-    while (step_ < num_steps_) step();
+  // Makes the next piece ready. `num_products` tile products will hide the fetching.
+  WeightPiece next(int num_products) {
     WeightPiece piece;
-    piece.num_tiles = num_tiles_;
+    piece.num_tiles = std::min(num_k_tiles_ - tile_, kPieceTiles);
     for (int b = 0; b < 2; ++b) {
-      piece.tiles[b] = kType == WeightType::kI4 ? panel(b) : source(b);
+      piece.tiles[b] = source(b);
+      if constexpr (kType == WeightType::kI4) piece.tiles[b] = unpack(b, piece.num_tiles);
     }
-    tile_ += num_tiles_;
+    tile_ += piece.num_tiles;
     if (tile_ == num_k_tiles_) {
       tile_ = 0;
       block_ += 2;
     }
-    is_second_ = !is_second_;
-    begin_piece();
+    num_lines_ = 0;
+    if (block_ < block_end_) {
+      num_lines_ = std::min(num_k_tiles_ - tile_, kPieceTiles) * kStoredTileBytes / 64;
+      ahead_[0] = source(0);
+      ahead_[1] = source(1);
+    }
+    line_ = 0;
+    credit_ = 0;
+    num_products_ = num_products;
     return piece;
   }
 
- private:
-  static constexpr int kStepBytes = 512;  // of tiles made ready by one step
-
-  void begin_piece() {
-    step_ = 0;
-    num_steps_ = 0;
-    if (block_ >= block_end_) return;
-    const int rest = num_k_tiles_ - tile_;
-    num_tiles_ = rest < kPieceTiles ? rest : kPieceTiles;
-    steps_per_block_ = num_tiles_ * kTileBytes / kStepBytes;
-    num_steps_ = 2 * steps_per_block_;
+  // To be called once a product.
+  void fetch() {
+    for (credit_ += num_lines_; credit_ >= num_products_; credit_ -= num_products_) {
+      _mm_prefetch(reinterpret_cast<const char*>(ahead_[0] + line_ * 64), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(ahead_[1] + line_ * 64), _MM_HINT_T1);
+      ++line_;
+    }
   }
+
+ private:
+  static constexpr int kStoredTileBytes = kType == WeightType::kI4 ? kTileBytes / 2 : kTileBytes;
 
   // The second block of the last pair of an odd number repeats the first; its sums are not used.
   int block_at(int b) const { return block_ + b < block_end_ ? block_ + b : block_; }
   const std::byte* source(int b) const {
     const std::byte* base = w_.weight + block_at(b) * row_block_bytes(w_.type, w_.padded_cols);
-    return base + static_cast<size_t>(tile_) * (kType == WeightType::kI4 ? 512 : kTileBytes);
-  }
-  std::byte* panel(int b) const {
-    return panels_ + ((is_second_ ? 2 : 0) + b) * kPieceTiles * kTileBytes;
+    return base + static_cast<size_t>(tile_) * kStoredTileBytes;
   }
 
-  // A quarter of a pair of tiles: 4 of its 16 rows, low and high nibbles.
-  void unpack_step(int b, int at) {
-    const int pair = at / 4, row = at % 4 * 4;
-    const auto* weight = reinterpret_cast<const uint8_t*>(source(b)) + pair * 1024 + row * 64;
-    const size_t group = static_cast<size_t>(block_at(b)) * (w_.padded_cols / kGroupSize) + tile_ +
-                         static_cast<size_t>(2 * pair);
-    unpack_rows<4>(weight, w_.group_scale + group * kRowBlock,
-                   reinterpret_cast<int8_t*>(panel(b)) + pair * 2 * kTileBytes + row * 64);
-    _mm_prefetch(reinterpret_cast<const char*>(weight + kPrefetchBytes), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(weight + kPrefetchBytes + 64), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(weight + kPrefetchBytes + 128), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(weight + kPrefetchBytes + 192), _MM_HINT_T0);
+  const std::byte* unpack(int b, int num_tiles) {
+    const auto* weight = reinterpret_cast<const uint8_t*>(source(b));
+    const size_t group = static_cast<size_t>(block_at(b)) * (w_.padded_cols / kGroupSize) + tile_;
+    const uint8_t* scales = w_.group_scale + group * kRowBlock;
+    std::byte* panel = panels_ + b * kPieceTiles * kTileBytes;
+    for (int t = 0; t < num_tiles; t += 2) {
+      unpack_rows<16>(weight + t * kStoredTileBytes, scales + t * kRowBlock,
+                      reinterpret_cast<int8_t*>(panel) + t * kTileBytes);
+    }
+    return panel;
   }
 
   const PackedMatrix& w_;
@@ -116,11 +101,11 @@ class WeightFeed {
   int num_k_tiles_;
   std::byte* panels_;
   int tile_ = 0;
-  int num_tiles_ = 0;
-  int step_ = 0;
-  int num_steps_ = 0;
-  int steps_per_block_ = 1;
-  bool is_second_ = false;
+  const std::byte* ahead_[2] = {};
+  int line_ = 0;
+  int num_lines_ = 0;
+  int credit_ = 0;
+  int num_products_ = 1;
 };
 
 // Sums 0 and 1 += activations 4 x weights 6 and 7. Tile numbers must be literals.
@@ -170,33 +155,22 @@ inline void store_sums(std::byte* sums, int num_row_tiles) {
   _tile_stored(3, sums + 3 * kTileBytes, 64);
 }
 
-// Adds the products of one piece of K to the partial sums of all row tiles. `a` is the first tile
-// of the first row tile, row tiles are `a_stride` bytes apart.
-template <bool kIsBf16, typename Feed>
-inline void add_piece(const WeightPiece& piece, const std::byte* a, size_t a_stride, bool is_first,
-                      int num_row_tiles, std::byte* partial, Feed& feed) {
-  const int num_products = (num_row_tiles + 1) / 2 * piece.num_tiles;
-  const int num_steps = feed.num_steps();
-  int credit = 0;
-  for (int i = 0; i < num_row_tiles; i += 2) {
-    const std::byte* a0 = a + i * a_stride;
-    const std::byte* a1 = a0 + a_stride;
-    std::byte* sums = partial + static_cast<size_t>(i) * 2 * kTileBytes;
-    const int num_tiles = num_row_tiles - i < 2 ? 1 : 2;
-    load_sums(sums, num_tiles, is_first);
-    for (int t = 0; t < piece.num_tiles; ++t) {
-      const int at = t * kTileBytes;
-      _tile_loadd(6, piece.tiles[0] + at, 64);
-      _tile_loadd(4, a0 + at, 64);
-      _tile_loadd(7, piece.tiles[1] + at, 64);
-      dot_first_row_tile<kIsBf16>();
-      if (num_tiles == 2) {
-        _tile_loadd(5, a1 + at, 64);
-        dot_second_row_tile<kIsBf16>();
-      }
-      for (credit += num_steps; credit >= num_products; credit -= num_products) feed.step();
+// What a piece of K adds to the sums of a macro tile. `a` is the first tile of the first row tile,
+// row tiles are `a_stride` bytes apart.
+template <bool kIsBf16, int kRowTiles, typename Feed>
+inline void add_products(const WeightPiece& piece, const std::byte* a, size_t a_stride,
+                         Feed& feed) {
+  for (int t = 0; t < piece.num_tiles; ++t) {
+    const int at = t * kTileBytes;
+    _tile_loadd(6, piece.tiles[0] + at, 64);
+    _tile_loadd(4, a + at, 64);
+    _tile_loadd(7, piece.tiles[1] + at, 64);
+    dot_first_row_tile<kIsBf16>();
+    if constexpr (kRowTiles == 2) {
+      _tile_loadd(5, a + a_stride + at, 64);
+      dot_second_row_tile<kIsBf16>();
     }
-    store_sums(sums, num_tiles);
+    feed.fetch();
   }
 }
 
@@ -254,31 +228,81 @@ inline void write_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOu
   }
 }
 
+// Outputs come from another core or from memory: they are fetched a few products before they are
+// written.
+inline void fetch_outputs(const GemmOutput& y, int block, int first_row, int num_rows) {
+  const bool is_half = y.epilogue == Epilogue::kSwiGlu;
+  const int first = block * kRowBlock / (is_half ? 2 : 1);
+  const float* line = y.data + static_cast<size_t>(first_row) * y.stride + first;
+  for (int r = 0; r < num_rows; ++r, line += y.stride) {
+    _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
+    if (!is_half) _mm_prefetch(reinterpret_cast<const char*>(line + kRowBlock), _MM_HINT_T1);
+  }
+}
+
+// Activation rows that are taken through all weights together.
+inline int rows_at_once(const PackedRows& x, size_t row_bytes) {
+  const size_t bytes = static_cast<size_t>(x.rows) * x.planes * row_bytes;
+  const int most = kMaxTileRows / x.planes;
+  const int num_parts =
+      std::max(static_cast<int>((bytes + kRowsBytes - 1) / kRowsBytes), (x.rows + most - 1) / most);
+  return std::min(round_up((x.rows + num_parts - 1) / num_parts, 32), most);
+}
+
+// Rows [first_row, first_row + num_rows) of the outputs, a whole number of row tiles except at the
+// end.
+template <WeightType kType>
+void gemm_row_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y,
+                    int block_begin, int block_end, int first_row, int num_rows,
+                    std::byte* scratch) {
+  constexpr bool kIsBf16 = kType == WeightType::kBF16;
+  std::byte* finished = scratch + 2 * kPieceTiles * kTileBytes;
+  std::byte* partial = finished + 4 * kTileBytes;
+  const size_t row_bytes = static_cast<size_t>(x.padded_cols) * (kIsBf16 ? 2 : 1);
+  const int num_k_tiles = static_cast<int>(row_bytes / 64);
+  const int num_row_tiles = (num_rows * x.planes + 15) / 16;
+  const int rows_per_macro = 32 / x.planes;
+  const std::byte* a =
+      static_cast<const std::byte*>(x.data) + static_cast<size_t>(first_row) * x.planes * row_bytes;
+  WeightFeed<kType> feed(w, block_begin, block_end, scratch);
+  for (int block = block_begin; block < block_end; block += 2) {
+    const int num_blocks = std::min(2, block_end - block);
+    for (int tile = 0; tile < num_k_tiles;) {
+      const WeightPiece piece =
+          feed.next((num_row_tiles + 1) / 2 * std::min(num_k_tiles - tile, kPieceTiles));
+      const bool is_first = tile == 0, is_last = tile + piece.num_tiles == num_k_tiles;
+      for (int i = 0; i < num_row_tiles; i += 2) {
+        const int num_tiles = std::min(2, num_row_tiles - i);
+        const int row = i / 2 * rows_per_macro;
+        const int rows = std::min(rows_per_macro, num_rows - row);
+        const std::byte* from = a + (16 * i * row_bytes + static_cast<size_t>(tile) * kTileBytes);
+        std::byte* sums = partial + static_cast<size_t>(i) * 2 * kTileBytes;
+        if (is_first) fetch_outputs(y, block, first_row + row, rows);
+        load_sums(sums, num_tiles, is_first);
+        if (num_tiles == 2) {
+          add_products<kIsBf16, 2>(piece, from, 16 * row_bytes, feed);
+        } else {
+          add_products<kIsBf16, 1>(piece, from, 16 * row_bytes, feed);
+        }
+        store_sums(is_last ? finished : sums, num_tiles);
+        if (is_last)
+          write_tiles<kIsBf16>(w, x, y, block, num_blocks, first_row + row, rows, finished);
+      }
+      tile += piece.num_tiles;
+    }
+  }
+}
+
 template <WeightType kType>
 void gemm_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
                 int block_end, std::byte* scratch) {
-  constexpr bool kIsBf16 = kType == WeightType::kBF16;
   const TileScope tiles;
-  std::byte* partial = scratch + 4 * kPieceTiles * kTileBytes;
-  const size_t row_bytes = static_cast<size_t>(x.padded_cols) * (kIsBf16 ? 2 : 1);
-  const int num_k_tiles = static_cast<int>(row_bytes / 64);
-  const int rows_at_once = kMaxTileRows / x.planes;
-  for (int first_row = 0; first_row < x.rows; first_row += rows_at_once) {
-    const int num_rows = x.rows - first_row < rows_at_once ? x.rows - first_row : rows_at_once;
-    const int num_row_tiles = (num_rows * x.planes + 15) / 16;
-    const std::byte* a = static_cast<const std::byte*>(x.data) +
-                         static_cast<size_t>(first_row) * x.planes * row_bytes;
-    WeightFeed<kType> feed(w, block_begin, block_end, scratch);
-    for (int block = block_begin; block < block_end; block += 2) {
-      for (int tile = 0; tile < num_k_tiles;) {
-        const WeightPiece piece = feed.next();
-        add_piece<kIsBf16>(piece, a + static_cast<size_t>(tile) * kTileBytes, 16 * row_bytes,
-                           tile == 0, num_row_tiles, partial, feed);
-        tile += piece.num_tiles;
-      }
-      const int num_blocks = block + 1 < block_end ? 2 : 1;
-      write_tiles<kIsBf16>(w, x, y, block, num_blocks, first_row, num_rows, partial);
-    }
+  const size_t row_bytes =
+      static_cast<size_t>(x.padded_cols) * (kType == WeightType::kBF16 ? 2 : 1);
+  const int step = rows_at_once(x, row_bytes);
+  for (int row = 0; row < x.rows; row += step) {
+    gemm_row_tiles<kType>(w, x, y, block_begin, block_end, row, std::min(step, x.rows - row),
+                          scratch);
   }
 }
 

@@ -99,7 +99,7 @@ struct PackedRows {
   int planes = 1;
   void* data = nullptr;
   float* scale = nullptr;        // [M], integer planes
-  int32_t* group_sum = nullptr;  // [M*planes][padded_cols/64], sums of codes, integer planes
+  int32_t* group_sum = nullptr;  // [M*planes][padded_cols/64], sums of codes, kI8
 };
 
 inline constexpr float kPlaneBase = 254.0f;

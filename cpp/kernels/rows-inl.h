@@ -87,39 +87,60 @@ void pack_row_f32(const PackedRows& out, int row, const float* x, int cols) {
   for (int k = 0; k < out.padded_cols; k += 16) store(to + k, load_padded(x, k, cols));
 }
 
-void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
-  const bool is_precise = out.planes == 2;
-  const float steps = is_precise ? kTwoPlaneSteps : 127.0f;
+// Codes of 64 columns from column k; the sums of the codes of each plane if kHasSums.
+template <int kPlanes, bool kHasSums>
+inline void pack_group_i8(const float* x, int k, int cols, F32x16 inverse,
+                          int8_t* const (&codes)[kPlanes], int32_t* const (&sums)[kPlanes]) {
+  F32x16 total[2] = {splat(0.0f), splat(0.0f)};
+  AUTOGLM_UNROLL
+  for (int i = 0; i < kGroupSize; i += 16) {
+    const F32x16 code = round_even(load_padded(x, k + i, cols) * inverse);
+    F32x16 high = code;
+    if constexpr (kPlanes == 2) {
+      high = round_even(code * splat(1.0f / kPlaneBase));
+      const F32x16 low = fma(splat(-kPlaneBase), high, code);
+      store_codes(codes[1] + i, low);
+      if constexpr (kHasSums) total[1] = total[1] + low;
+    }
+    store_codes(codes[0] + i, high);
+    if constexpr (kHasSums) total[0] = total[0] + high;
+  }
+  if constexpr (kHasSums) {
+    for (int p = 0; p < kPlanes; ++p) *sums[p] = static_cast<int32_t>(reduce_add(total[p]));
+  }
+}
+
+// Tile products take signed codes on both sides and need no sums.
+template <int kPlanes, bool kHasSums>
+inline void pack_planes_i8(const PackedRows& out, int row, const float* x, int cols) {
+  constexpr float kSteps = kPlanes == 2 ? kTwoPlaneSteps : 127.0f;
   const float largest = max_abs(x, cols);
-  out.scale[row] = largest / steps;
+  out.scale[row] = largest / kSteps;
   // A row that no scale fits, tiny or broken, has zeros for codes: 0 times NaN would be noise.
   const int num_used = largest > kTiniestRow ? cols : 0;
-  const F32x16 inverse = splat(num_used > 0 ? steps / largest : 0.0f);
-  const F32x16 to_high = splat(1.0f / kPlaneBase);
-  const size_t first = static_cast<size_t>(row) * out.planes;
+  const F32x16 inverse = splat(num_used > 0 ? kSteps / largest : 0.0f);
+  const size_t first = static_cast<size_t>(row) * kPlanes;
   const int num_groups = out.padded_cols / kGroupSize;
-  int32_t* sums = out.group_sum + first * num_groups;
   for (int g = 0; g < num_groups; ++g) {
-    auto* high_codes =
-        reinterpret_cast<int8_t*>(row_bytes(out, first, out.padded_cols, g * kGroupSize));
-    int8_t* low_codes =
-        is_precise
-            ? reinterpret_cast<int8_t*>(row_bytes(out, first + 1, out.padded_cols, g * kGroupSize))
-            : nullptr;
-    F32x16 high_sum = splat(0.0f), low_sum = splat(0.0f);
-    for (int i = 0; i < kGroupSize; i += 16) {
-      const F32x16 code = round_even(load_padded(x, g * kGroupSize + i, num_used) * inverse);
-      const F32x16 high = is_precise ? round_even(code * to_high) : code;
-      store_codes(high_codes + i, high);
-      high_sum = high_sum + high;
-      if (!is_precise) continue;
-      const F32x16 low = fma(splat(-kPlaneBase), high, code);
-      store_codes(low_codes + i, low);
-      low_sum = low_sum + low;
+    int8_t* codes[kPlanes];
+    int32_t* sums[kPlanes] = {};
+    for (int p = 0; p < kPlanes; ++p) {
+      codes[p] =
+          reinterpret_cast<int8_t*>(row_bytes(out, first + p, out.padded_cols, g * kGroupSize));
+      if constexpr (kHasSums) sums[p] = out.group_sum + (first + p) * num_groups + g;
     }
-    sums[g] = static_cast<int32_t>(reduce_add(high_sum));
-    if (is_precise) sums[num_groups + g] = static_cast<int32_t>(reduce_add(low_sum));
+    pack_group_i8<kPlanes, kHasSums>(x, g * kGroupSize, num_used, inverse, codes, sums);
   }
+}
+
+void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
+  const bool has_sums = out.format == RowsFormat::kI8;
+  if (out.planes == 2) {
+    return has_sums ? pack_planes_i8<2, true>(out, row, x, cols)
+                    : pack_planes_i8<2, false>(out, row, x, cols);
+  }
+  return has_sums ? pack_planes_i8<1, true>(out, row, x, cols)
+                  : pack_planes_i8<1, false>(out, row, x, cols);
 }
 
 // Combines the int32 dots of a row's planes into floats, before the weight scales.

@@ -1,0 +1,115 @@
+// A few rows (one row tile) of int4 weights on AMX tiles: four row blocks are walked in parallel,
+// so that enough streams are in flight to keep the memory busy, as for a single row.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "kernels/amx_tiles-inl.h"
+#include "kernels/gemm_amx-inl.h"
+#include "kernels/kernels.h"
+
+namespace autoglm {
+namespace {
+
+constexpr int kFewRowsBlocks = 4;
+constexpr int kTilePairBytes = 2 * kTileBytes;  // 128 columns of a block, unpacked
+
+// Where four blocks of int4 weights lie. Missing blocks repeat the last.
+struct QuadBlocks {
+  const uint8_t* weight[kFewRowsBlocks];
+  const uint8_t* scales[kFewRowsBlocks];
+  size_t block_bytes;
+  size_t scale_bytes;  // of a block
+
+  QuadBlocks(const PackedMatrix& w, int block, int block_end)
+      : block_bytes(row_block_bytes(w.type, w.padded_cols)),
+        scale_bytes(static_cast<size_t>(w.padded_cols / kGroupSize) * kRowBlock) {
+    for (int b = 0; b < kFewRowsBlocks; ++b) {
+      const int at = std::min(block + b, block_end - 1);
+      weight[b] = reinterpret_cast<const uint8_t*>(w.weight) + at * block_bytes;
+      scales[b] = w.group_scale + at * scale_bytes;
+    }
+  }
+
+  // How far ahead of column pair `pair` to fetch: a page, or as far into the next four blocks.
+  size_t fetch_distance(int pair) const {
+    const size_t at = static_cast<size_t>(pair) * kTileBytes;
+    return at + kPrefetchBytes < block_bytes ? kPrefetchBytes
+                                             : kPrefetchBytes + (kFewRowsBlocks - 1) * block_bytes;
+  }
+};
+
+// 128 columns of four blocks to the I8 layout, two tiles a block.
+inline void unpack_quad(const QuadBlocks& w, int pair, int8_t* out) {
+  const __m512i nibble_mask = _mm512_set1_epi8(15);
+  const size_t ahead = w.fetch_distance(pair);
+  __m512i scale[kFewRowsBlocks][2], offset[kFewRowsBlocks][2];
+  AUTOGLM_UNROLL
+  for (int b = 0; b < kFewRowsBlocks; ++b) {
+    const uint8_t* scales = w.scales[b] + static_cast<size_t>(pair) * 2 * kRowBlock;
+    if (pair % 2 == 0) {
+      const uint8_t* next = scales + kFewRowsBlocks * w.scale_bytes;
+      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+    }
+    AUTOGLM_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      scale[b][half] = widen_scales(scales + half * kRowBlock);
+      offset[b][half] = _mm512_slli_epi16(or_bytes(scale[b][half]), 3);
+    }
+  }
+  for (int k = 0; k < 16; ++k) {
+    AUTOGLM_UNROLL
+    for (int b = 0; b < kFewRowsBlocks; ++b) {
+      const uint8_t* p = w.weight[b] + static_cast<size_t>(pair) * kTileBytes + k * 64;
+      const __m512i bytes = _mm512_loadu_si512(p);
+      _mm_prefetch(reinterpret_cast<const char*>(p + ahead), _MM_HINT_T1);
+      const __m512i low = _mm512_and_si512(bytes, nibble_mask);
+      const __m512i high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble_mask);
+      int8_t* to = out + b * kTilePairBytes + k * 64;
+      _mm512_storeu_si512(to, scale_nibbles(low, scale[b][0], offset[b][0]));
+      _mm512_storeu_si512(to + kTileBytes, scale_nibbles(high, scale[b][1], offset[b][1]));
+    }
+  }
+}
+
+// Sums 0 to 3 += one activation tile x a tile of each of the four blocks.
+inline void dot_quad(const std::byte* a, const std::byte* tiles) {
+  _tile_loadd(4, a, 64);
+  _tile_loadd(5, tiles, 64);
+  _tile_dpbssd(0, 4, 5);
+  _tile_loadd(6, tiles + kTilePairBytes, 64);
+  _tile_dpbssd(1, 4, 6);
+  _tile_loadd(7, tiles + 2 * kTilePairBytes, 64);
+  _tile_dpbssd(2, 4, 7);
+  _tile_loadd(5, tiles + 3 * kTilePairBytes, 64);
+  _tile_dpbssd(3, 4, 5);
+}
+
+// x holds at most 16 plane rows.
+void gemm_few_rows(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
+                   int block_end, std::byte* scratch) {
+  const TileScope scope;
+  const auto* a = static_cast<const std::byte*>(x.data);
+  std::byte* finished = scratch;
+  std::byte* panels = scratch + kFewRowsBlocks * kTileBytes;
+  for (int block = block_begin; block < block_end; block += kFewRowsBlocks) {
+    const QuadBlocks quad(w, block, block_end);
+    load_sums(nullptr, 2, true);
+    for (int pair = 0; pair < w.padded_cols / (2 * kGroupSize); ++pair) {
+      std::byte* panel = panels + pair % 2 * kFewRowsBlocks * kTilePairBytes;
+      unpack_quad(quad, pair, reinterpret_cast<int8_t*>(panel));
+      dot_quad(a + static_cast<size_t>(pair) * kTilePairBytes, panel);
+      dot_quad(a + static_cast<size_t>(pair) * kTilePairBytes + kTileBytes, panel + kTileBytes);
+    }
+    store_sums(finished, 2);
+    for (int b = 0; b < kFewRowsBlocks && block + b < block_end; b += 2) {
+      write_tiles<false>(w, x, y, block + b, std::min(2, block_end - block - b), 0, x.rows,
+                         finished + b * kTileBytes);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace autoglm
