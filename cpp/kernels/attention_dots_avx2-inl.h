@@ -28,8 +28,9 @@ inline void put_query_codes(const Int8AttentionState& state, int r, int d, F32x1
   store_code_words(query_words(state, r) + d, code);
 }
 
-inline void put_weight_codes(const Int8AttentionState& state, int r, int t, F32x16 code) {
-  store_code_words(weight_words(state, r) + t, code);
+inline void put_weight_codes(const Int8AttentionState& state, int r, int t,
+                             const F32x16 (&codes)[4]) {
+  for (int i = 0; i < 4; ++i) store_code_words(weight_words(state, r) + t + 16 * i, codes[i]);
 }
 
 // Adds the dots of `num_quads` groups of 4 codes with 16 columns of bytes, `stride` bytes between

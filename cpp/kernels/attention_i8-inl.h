@@ -4,8 +4,7 @@
 // cache costs quality. Keys are weighed in blocks of 256 from the start of the sequence, so that a
 // row's arithmetic does not depend on which rows are beside it. The including file defines, before
 // it,
-//   put_query_codes, put_weight_codes: store 16 codes of a row in the layout its dots read;
-//   kWeightSteps: the largest code of a softmax weight;
+//   put_query_codes, put_weight_codes: store 16 and 64 codes of a row in the layout its dots read;
 //   dot_keys, dot_values: int32 dots of all rows with a block of keys or values.
 #pragma once
 
@@ -25,50 +24,65 @@ void quantize_query(const AttentionArgs& args, Int8AttentionState& state, int r,
   for (int d = 0; d < state.key_dim; d += 16) {
     put_query_codes(state, r, d, round_even(load_padded(q, d, dim) * inverse));
   }
-  state.query_scale[r] = largest / kTwoPlaneSteps * args.scale;
+  state.query_scale[r] = largest / kTwoPlaneSteps * args.scale * kLog2E;
 }
 
-// Scores of one row from its dots, masked, and the running maximum.
+// Scores of one row from its dots, without the scale of its query; returns the largest.
 float score_row(const Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
   float* scores = state.scores + r * kKeyBlock;
   const F32x16 lowest = splat(-INFINITY);
   F32x16 largest = lowest;
   for (int t = 0; t < num_keys; t += 16) {
-    const F32x16 scale =
-        splat(state.query_scale[r]) * load(block.key_scale[t / kPageTokens] + t % kPageTokens);
-    const F32x16 dots = from_int32(reinterpret_cast<const int32_t*>(scores + t));
-    const F32x16 score = keep_first(dots * scale, std::min(num_keys - t, 16), lowest);
+    const F32x16 scale = load(block.key_scale[t / kPageTokens] + t % kPageTokens);
+    F32x16 score = from_int32(reinterpret_cast<const int32_t*>(scores + t)) * scale;
+    if (num_keys - t < 16) score = keep_first(score, num_keys - t, lowest);
     store(scores + t, score);
     largest = max(largest, score);
   }
   return reduce_max(largest);
 }
 
-// Softmax weights of one row, times the scales of the values, as codes.
-void weigh_row(Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
+// Turns the scores of one row into softmax weights times the scales of the values and returns the
+// largest of these. Adds the weights to the total.
+float weigh_scores(Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
   float* scores = state.scores + r * kKeyBlock;
-  const float largest = std::max(state.largest[r], score_row(state, block, r, num_keys));
+  const F32x16 query_scale = splat(state.query_scale[r]), shift = splat(-state.largest[r]);
   F32x16 total = splat(0.0f), most = splat(0.0f);
   for (int t = 0; t < num_keys; t += 16) {
-    const F32x16 weight = exp(load(scores + t) - splat(largest));
+    const F32x16 value_scale = load(block.value_scale[t / kPageTokens] + t % kPageTokens);
+    F32x16 weight = exp2_negative(fma(load(scores + t), query_scale, shift));
+    F32x16 scaled = weight * value_scale;
+    if (num_keys - t < 16) {
+      weight = keep_first(weight, num_keys - t, splat(0.0f));
+      scaled = keep_first(scaled, num_keys - t, splat(0.0f));
+    }
     total = total + weight;
-    const F32x16 scaled =
-        keep_first(weight * load(block.value_scale[t / kPageTokens] + t % kPageTokens),
-                   std::min(num_keys - t, 16), splat(0.0f));
     store(scores + t, scaled);
     most = max(most, scaled);
   }
-  const float most_scaled = reduce_max(most);
-  const F32x16 inverse = splat(most_scaled > 0.0f ? kWeightSteps / most_scaled : 0.0f);
-  int t = 0;
-  for (; t < num_keys; t += 16) {
-    put_weight_codes(state, r, t, round_even(load(scores + t) * inverse));
-  }
-  for (; t < kKeyBlock; t += 16) put_weight_codes(state, r, t, splat(0.0f));
-  state.weight_scale[r] = most_scaled / kWeightSteps;
-  state.shrink[r] = std::exp(state.largest[r] - largest);
+  state.total[r] += reduce_add(total);
+  return reduce_max(most);
+}
+
+// Softmax weights of one row, times the scales of the values, as codes.
+void weigh_row(Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
+  const float block_largest = score_row(state, block, r, num_keys) * state.query_scale[r];
+  const float largest = std::max(state.largest[r], block_largest);
+  state.shrink[r] = std::exp2(state.largest[r] - largest);
   state.largest[r] = largest;
-  state.total[r] = state.total[r] * state.shrink[r] + reduce_add(total);
+  state.total[r] *= state.shrink[r];
+  const float most = weigh_scores(state, block, r, num_keys);
+  state.weight_scale[r] = most / kWeightSteps;
+  float* scores = state.scores + r * kKeyBlock;
+  const int whole = round_up(num_keys, 16);
+  std::fill(scores + whole, scores + block.num_pages * kPageTokens, 0.0f);
+  const F32x16 steps = splat(most > 0.0f ? kWeightSteps / most : 0.0f);
+  for (int t = 0; t < block.num_pages * kPageTokens; t += 64) {
+    F32x16 codes[4];
+    AUTOGLM_UNROLL
+    for (int i = 0; i < 4; ++i) codes[i] = load(scores + t + 16 * i) * steps;
+    put_weight_codes(state, r, t, codes);
+  }
 }
 
 void add_block_values(const Int8AttentionState& state, int r) {

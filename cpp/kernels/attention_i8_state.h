@@ -6,6 +6,9 @@
 namespace autoglm {
 namespace {
 
+constexpr float kLog2E = 1.44269504f;
+constexpr float kWeightSteps = 32640.0f;  // largest code of a softmax weight: 128 * 255
+
 // Pages of one KV head in a key block.
 struct KeyBlock {
   int num_pages = 0;
@@ -23,10 +26,10 @@ struct Int8AttentionState {
   const float* sink_q[kAttentionRows];
   float* out[kAttentionRows];
   int num_keys[kAttentionRows];
-  float query_scale[kAttentionRows];   // times the softmax scale
+  float query_scale[kAttentionRows];   // times the softmax scale and log2(e)
   float weight_scale[kAttentionRows];  // of the codes of this block
   float shrink[kAttentionRows];        // what this block multiplies earlier sums by
-  float largest[kAttentionRows];
+  float largest[kAttentionRows];       // score so far, in powers of two
   float total[kAttentionRows];
   float* scores;         // [16][256]: int32 dots, then scores, then weights
   int32_t* value_dots;   // [16][value_dim]

@@ -18,19 +18,32 @@ inline void put_query_codes(const Int8AttentionState& state, int r, int d, F32x1
   store_codes(p + kAttentionRows * state.key_dim, fma(splat(-kPlaneBase), high, code));
 }
 
-inline void store_low_bytes(int8_t* p, __m512i lanes) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(lanes));
+// Four registers of 16-bit values to one of bytes, in order.
+inline __m512i join_bytes(__m512i low_words, __m512i high_words) {
+  // Packing works within lanes of 128 bits.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low_words, high_words));
 }
 
-inline void put_weight_codes(const Int8AttentionState& state, int r, int t, F32x16 code) {
-  const __m512i bits = _mm512_cvtps_epi32(code.v);
+inline void put_weight_codes(const Int8AttentionState& state, int r, int t,
+                             const F32x16 (&codes)[4]) {
+  __m512i words[2];
+  for (int i = 0; i < 2; ++i) {
+    words[i] = _mm512_packus_epi32(_mm512_cvtps_epi32(codes[2 * i].v),
+                                   _mm512_cvtps_epi32(codes[2 * i + 1].v));
+  }
   int8_t* p = state.weight_codes + r * kKeyBlock + t;
-  store_low_bytes(p, _mm512_srli_epi32(bits, 7));
-  store_low_bytes(p + kAttentionRows * kKeyBlock, _mm512_and_si512(bits, _mm512_set1_epi32(127)));
+  const __m512i low_bits = _mm512_set1_epi16(127);
+  _mm512_storeu_si512(p,
+                      join_bytes(_mm512_srli_epi16(words[0], 7), _mm512_srli_epi16(words[1], 7)));
+  _mm512_storeu_si512(
+      p + kAttentionRows * kKeyBlock,
+      join_bytes(_mm512_and_si512(words[0], low_bits), _mm512_and_si512(words[1], low_bits)));
 }
 
 inline __m512i combine_query_dots(__m512i high, __m512i low) {
-  return _mm512_add_epi32(_mm512_mullo_epi32(high, _mm512_set1_epi32(254)), low);
+  const __m512i twice = _mm512_add_epi32(high, high);
+  return _mm512_add_epi32(_mm512_slli_epi32(high, 8), _mm512_sub_epi32(low, twice));
 }
 
 inline __m512i combine_weight_dots(__m512i high, __m512i low) {

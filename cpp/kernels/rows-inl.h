@@ -10,23 +10,39 @@
 namespace autoglm {
 namespace {
 
-// e^x with relative error below 2e-7; 0 below -87, and x is taken as 88 above that.
+// Adding it to |x| < 2^22 leaves x, rounded to the nearest even integer, in the lowest bits.
+constexpr float kRounding = 12582912.0f;  // 1.5 * 2^23
+
+// e^x with relative error below 3e-7; 0 below -87, and x is taken as 88 above that.
 inline F32x16 exp(F32x16 x) {
   const F32x16 lowest = splat(-87.0f);
   const F32x16 clamped = min(max(x, lowest), splat(88.0f));
-  const F32x16 n = round_even(clamped * splat(1.44269504f));
+  const F32x16 rounded = fma(clamped, splat(1.44269504f), splat(kRounding));
+  const F32x16 n = rounded - splat(kRounding);
   F32x16 r = fma(n, splat(-0.693359375f), clamped);
   r = fma(n, splat(2.12194440e-4f), r);
-  // Taylor coefficients to degree 7 on |r| <= ln(2)/2.
-  F32x16 p = splat(1.0f / 5040.0f);
-  p = fma(p, r, splat(1.0f / 720.0f));
-  p = fma(p, r, splat(1.0f / 120.0f));
-  p = fma(p, r, splat(1.0f / 24.0f));
-  p = fma(p, r, splat(1.0f / 6.0f));
-  p = fma(p, r, splat(0.5f));
+  // Smallest largest error on |r| <= ln(2)/2, with e^0 = 1.
+  F32x16 p = splat(0.00829031475f);
+  p = fma(p, r, splat(0.0418979296f));
+  p = fma(p, r, splat(0.166676362f));
+  p = fma(p, r, splat(0.499991495f));
+  p = fma(p, r, splat(0.999999707f));
   p = fma(p, r, splat(1.0f));
-  p = fma(p, r, splat(1.0f));
-  return select_less(x, lowest, splat(0.0f), p * power_of_two(n));
+  return select_less(x, lowest, splat(0.0f), scale_by_power(p, rounded));
+}
+
+// 2^x for x <= 0 with relative error below 3e-7; x is taken as -126 below that.
+inline F32x16 exp2_negative(F32x16 x) {
+  const F32x16 clamped = max(x, splat(-126.0f));
+  const F32x16 rounded = clamped + splat(kRounding);
+  const F32x16 f = clamped - (rounded - splat(kRounding));
+  F32x16 p = splat(0.00132647273f);
+  p = fma(p, f, splat(0.0096715127f));
+  p = fma(p, f, splat(0.0555073374f));
+  p = fma(p, f, splat(0.240222421f));
+  p = fma(p, f, splat(0.693146978f));
+  p = fma(p, f, splat(1.0f));
+  return scale_by_power(p, rounded);
 }
 
 inline F32x16 silu(F32x16 x) { return x / (splat(1.0f) + exp(splat(0.0f) - x)); }

@@ -62,12 +62,14 @@ inline F32x16 round_even(F32x16 a) {
   constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_ps(a.low, kMode), _mm256_round_ps(a.high, kMode)};
 }
-inline __m256 power_of_two(__m256 n) {
-  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+inline __m256 scale_by_power(__m256 p, __m256 t) {
+  const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(t), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), shifted));
 }
-// 2^n for integral n in -126..127.
-inline F32x16 power_of_two(F32x16 n) { return {power_of_two(n.low), power_of_two(n.high)}; }
+// p * 2^n, where t = n + 1.5 * 2^23; the product must be a normal number.
+inline F32x16 scale_by_power(F32x16 p, F32x16 t) {
+  return {scale_by_power(p.low, t.low), scale_by_power(p.high, t.high)};
+}
 // a < b ? x : y by lanes.
 inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
   return {_mm256_blendv_ps(y.low, x.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),

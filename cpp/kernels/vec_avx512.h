@@ -36,10 +36,10 @@ inline F32x16 abs(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
 inline F32x16 round_even(F32x16 a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-// 2^n for integral n in -126..127.
-inline F32x16 power_of_two(F32x16 n) {
-  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+// p * 2^n, where t = n + 1.5 * 2^23; the product must be a normal number.
+inline F32x16 scale_by_power(F32x16 p, F32x16 t) {
+  const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(t.v), 23);
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p.v), shifted))};
 }
 // a < b ? x : y by lanes.
 inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
