@@ -10,11 +10,21 @@
 namespace autoglm {
 namespace {
 
-// Sums of two 16-column tiles, planes beside each other.
-struct PlaneSums {
-  alignas(64) int32_t high[2][16][16];
-  alignas(64) int32_t low[2][16][16];
-};
+using DotScope = TileScope;
+
+constexpr int kPlaneFloats = kAttentionRows * 16;  // of a tile; the low plane follows the high
+
+// Planes are combined when they are read: right after the tile was stored that would wait for the
+// store.
+template <typename Combine>
+inline F32x16 load_plane_dots(const float* dots, const Combine& combine) {
+  return {
+      _mm512_cvtepi32_ps(combine(_mm512_load_si512(dots), _mm512_load_si512(dots + kPlaneFloats)))};
+}
+inline F32x16 load_key_dots(const float* dots) { return load_plane_dots(dots, combine_query_dots); }
+inline F32x16 load_value_dots(const float* dots) {
+  return load_plane_dots(dots, combine_weight_dots);
+}
 
 inline void zero_plane_sums() {
   _tile_zero(0);
@@ -23,17 +33,17 @@ inline void zero_plane_sums() {
   _tile_zero(3);
 }
 
-inline void store_plane_sums(PlaneSums* sums) {
-  _tile_stored(0, sums->high[0], 64);
-  _tile_stored(1, sums->low[0], 64);
-  _tile_stored(2, sums->high[1], 64);
-  _tile_stored(3, sums->low[1], 64);
+// Both planes of one or two tiles.
+inline void store_plane_sums(float* tiles, int num_tiles) {
+  _tile_stored(0, tiles, 64);
+  _tile_stored(1, tiles + kPlaneFloats, 64);
+  if (num_tiles == 1) return;
+  _tile_stored(2, tiles + kDotTileFloats, 64);
+  _tile_stored(3, tiles + kDotTileFloats + kPlaneFloats, 64);
 }
 
 void dot_keys(const Int8AttentionState& state, const KeyBlock& block) {
-  const TileScope tiles;
   const size_t plane = static_cast<size_t>(kAttentionRows) * state.key_dim;
-  PlaneSums sums;
   for (int page = 0; page < block.num_pages; ++page) {
     for (int t = 0; t < kPageTokens; t += 32) {
       zero_plane_sums();
@@ -48,23 +58,13 @@ void dot_keys(const Int8AttentionState& state, const KeyBlock& block) {
         _tile_dpbssd(2, 4, 7);
         _tile_dpbssd(3, 5, 7);
       }
-      store_plane_sums(&sums);
-      for (int r = 0; r < state.num_rows; ++r) {
-        float* out = state.scores + r * kKeyBlock + page * kPageTokens + t;
-        for (int half = 0; half < 2; ++half) {
-          _mm512_storeu_si512(out + 16 * half,
-                              combine_query_dots(_mm512_load_si512(sums.high[half][r]),
-                                                 _mm512_load_si512(sums.low[half][r])));
-        }
-      }
+      store_plane_sums(dot_tile_row(state.scores, 0, page * kPageTokens + t), 2);
     }
   }
 }
 
 void dot_values(const Int8AttentionState& state, const KeyBlock& block) {
-  const TileScope tiles;
   constexpr size_t kPlane = static_cast<size_t>(kAttentionRows) * kKeyBlock;
-  PlaneSums sums;
   for (int d = 0; d < state.value_dim; d += 32) {
     const int num_tiles = state.value_dim - d >= 32 ? 2 : 1;
     zero_plane_sums();
@@ -81,14 +81,7 @@ void dot_values(const Int8AttentionState& state, const KeyBlock& block) {
       _tile_dpbusd(2, 4, 7);
       _tile_dpbusd(3, 5, 7);
     }
-    store_plane_sums(&sums);
-    for (int r = 0; r < state.num_rows; ++r) {
-      for (int i = 0; i < num_tiles; ++i) {
-        _mm512_storeu_si512(state.value_dots + r * state.value_dim + d + 16 * i,
-                            combine_weight_dots(_mm512_load_si512(sums.high[i][r]),
-                                                _mm512_load_si512(sums.low[i][r])));
-      }
-    }
+    store_plane_sums(dot_tile_row(state.value_dots, 0, d), num_tiles);
   }
 }
 

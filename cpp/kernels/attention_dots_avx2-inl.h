@@ -8,7 +8,16 @@
 namespace autoglm {
 namespace {
 
+<<<<<<< HEAD
 constexpr float kWeightSteps = 32640.0f;  // largest code of a softmax weight
+=======
+struct DotScope {};
+
+inline F32x16 load_key_dots(const float* dots) {
+  return from_int32(reinterpret_cast<const int32_t*>(dots));
+}
+inline F32x16 load_value_dots(const float* dots) { return load_key_dots(dots); }
+>>>>>>> d3aeff6 (kernels: let rows of int8 attention not wait for each other)
 
 inline void store_code_words(int16_t* p, F32x16 code) {
   const __m256i words =
@@ -64,7 +73,7 @@ void dot_keys(const Int8AttentionState& state, const KeyBlock& block) {
         __m256i sums[4] = {};
         add_dots(block.keys[page] + 4 * t, 4 * kPageTokens, query_words(state, r),
                  state.key_dim / 4, sums);
-        store_dots(sums, state.scores + r * kKeyBlock + page * kPageTokens + t);
+        store_dots(sums, dot_tile_row(state.scores, r, page * kPageTokens + t));
       }
     }
   }
@@ -79,7 +88,7 @@ void dot_values(const Int8AttentionState& state, const KeyBlock& block) {
         add_dots(block.values[page] + 4 * d, stride, weight_words(state, r) + page * kPageTokens,
                  kPageTokens / 4, sums);
       }
-      store_dots(sums, state.value_dots + r * state.value_dim + d);
+      store_dots(sums, dot_tile_row(state.value_dots, r, d));
     }
   }
 }

@@ -8,6 +8,13 @@
 namespace autoglm {
 namespace {
 
+struct DotScope {};
+
+inline F32x16 load_key_dots(const float* dots) {
+  return from_int32(reinterpret_cast<const int32_t*>(dots));
+}
+inline F32x16 load_value_dots(const float* dots) { return load_key_dots(dots); }
+
 inline __m512i splat_code_quad(const int8_t* codes) {
   int32_t quad;
   __builtin_memcpy(&quad, codes, 4);
@@ -51,10 +58,10 @@ void dot_keys_rows(const Int8AttentionState& state, const KeyBlock& block, int f
       }
       AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        float* out = state.scores + (first + r) * kKeyBlock + page * kPageTokens + t;
         for (int half = 0; half < 2; ++half) {
           const __m512i dots = combine_query_dots(sums[2 * r][half], sums[2 * r + 1][half]);
-          _mm512_storeu_si512(out + 16 * half, dots);
+          const int key = page * kPageTokens + t + 16 * half;
+          _mm512_storeu_si512(dot_tile_row(state.scores, first + r, key), dots);
         }
       }
     }
@@ -88,7 +95,7 @@ void dot_values_rows(const Int8AttentionState& state, const KeyBlock& block, int
   }
   AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    _mm512_storeu_si512(state.value_dots + (first + r) * state.value_dim + d,
+    _mm512_storeu_si512(dot_tile_row(state.value_dots, first + r, d),
                         combine_weight_dots(sums[2 * r], sums[2 * r + 1]));
   }
 }

@@ -5,7 +5,9 @@
 // row's arithmetic does not depend on which rows are beside it. The including file defines, before
 // it,
 //   put_query_codes, put_weight_codes: store 16 and 64 codes of a row in the layout its dots read;
-//   dot_keys, dot_values: int32 dots of all rows with a block of keys or values.
+//   dot_keys, dot_values: dots of all rows with a block of keys or values;
+//   load_key_dots, load_value_dots: 16 of these dots as floats;
+//   DotScope: what must live while dots are made.
 #pragma once
 
 #include <algorithm>
@@ -27,70 +29,103 @@ void quantize_query(const AttentionArgs& args, Int8AttentionState& state, int r,
   state.query_scale[r] = largest / kTwoPlaneSteps * args.scale * kLog2E;
 }
 
+// Calls body(entries, page, at, num) for the first `num_keys` entries of row r: `num` entries, 16
+// but at the end, from key `at` of a page on.
+template <typename Body>
+inline void for_row_keys(const Int8AttentionState& state, int r, int num_keys, const Body& body) {
+  constexpr int kVectors = kPageTokens / 16;
+  float* tile = dot_tile_row(state.scores, r, 0);
+  for (int page = 0; page * kPageTokens < num_keys; ++page, tile += kVectors * kDotTileFloats) {
+    const int rest = num_keys - page * kPageTokens;
+    if (rest >= kPageTokens) {
+      AUTOGLM_UNROLL
+      for (int i = 0; i < kVectors; ++i) body(tile + i * kDotTileFloats, page, 16 * i, 16);
+    } else {
+      for (int i = 0; 16 * i < rest; ++i) {
+        body(tile + i * kDotTileFloats, page, 16 * i, std::min(rest - 16 * i, 16));
+      }
+    }
+  }
+}
+
 // Scores of one row from its dots, without the scale of its query; returns the largest.
 float score_row(const Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
-  float* scores = state.scores + r * kKeyBlock;
   const F32x16 lowest = splat(-INFINITY);
   F32x16 largest = lowest;
-  for (int t = 0; t < num_keys; t += 16) {
-    const F32x16 scale = load(block.key_scale[t / kPageTokens] + t % kPageTokens);
-    F32x16 score = from_int32(reinterpret_cast<const int32_t*>(scores + t)) * scale;
-    if (num_keys - t < 16) score = keep_first(score, num_keys - t, lowest);
-    store(scores + t, score);
+  for_row_keys(state, r, num_keys, [&](float* entries, int page, int at, int num) {
+    const F32x16 dots = load_key_dots(entries);
+    const F32x16 score = keep_first(dots * load(block.key_scale[page] + at), num, lowest);
+    store(entries, score);
     largest = max(largest, score);
-  }
+  });
   return reduce_max(largest);
+}
+
+// Takes the largest scores of this block into account in all rows.
+void raise_largest(Int8AttentionState& state) {
+  const F32x16 before = load(state.largest);
+  const F32x16 now = max(before, load(state.peak) * load(state.query_scale));
+  const F32x16 shrink = exp2_negative(before - now);
+  store(state.largest, now);
+  store(state.shrink, shrink);
+  store(state.total, load(state.total) * shrink);
 }
 
 // Turns the scores of one row into softmax weights times the scales of the values and returns the
 // largest of these. Adds the weights to the total.
-float weigh_scores(Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
-  float* scores = state.scores + r * kKeyBlock;
+float weigh_row(Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
   const F32x16 query_scale = splat(state.query_scale[r]), shift = splat(-state.largest[r]);
-  F32x16 total = splat(0.0f), most = splat(0.0f);
-  for (int t = 0; t < num_keys; t += 16) {
-    const F32x16 value_scale = load(block.value_scale[t / kPageTokens] + t % kPageTokens);
-    F32x16 weight = exp2_negative(fma(load(scores + t), query_scale, shift));
-    F32x16 scaled = weight * value_scale;
-    if (num_keys - t < 16) {
-      weight = keep_first(weight, num_keys - t, splat(0.0f));
-      scaled = keep_first(scaled, num_keys - t, splat(0.0f));
-    }
+  const F32x16 zero = splat(0.0f);
+  F32x16 total = zero, most = zero;
+  for_row_keys(state, r, num_keys, [&](float* entries, int page, int at, int num) {
+    const F32x16 weight =
+        keep_first(exp2_negative(fma(load(entries), query_scale, shift)), num, zero);
+    const F32x16 scaled = keep_first(weight * load(block.value_scale[page] + at), num, zero);
     total = total + weight;
-    store(scores + t, scaled);
+    store(entries, scaled);
     most = max(most, scaled);
-  }
+  });
   state.total[r] += reduce_add(total);
   return reduce_max(most);
 }
 
-// Softmax weights of one row, times the scales of the values, as codes.
-void weigh_row(Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
-  const float block_largest = score_row(state, block, r, num_keys) * state.query_scale[r];
-  const float largest = std::max(state.largest[r], block_largest);
-  state.shrink[r] = std::exp2(state.largest[r] - largest);
-  state.largest[r] = largest;
-  state.total[r] *= state.shrink[r];
-  const float most = weigh_scores(state, block, r, num_keys);
-  state.weight_scale[r] = most / kWeightSteps;
-  float* scores = state.scores + r * kKeyBlock;
-  const int whole = round_up(num_keys, 16);
-  std::fill(scores + whole, scores + block.num_pages * kPageTokens, 0.0f);
-  const F32x16 steps = splat(most > 0.0f ? kWeightSteps / most : 0.0f);
-  for (int t = 0; t < block.num_pages * kPageTokens; t += 64) {
-    F32x16 codes[4];
+// The weights of one row as codes, zeros after the first `num_keys`.
+void put_row_codes(Int8AttentionState& state, int r, int num_keys, int num_pages) {
+  const F32x16 steps = splat(state.peak[r] > 0.0f ? kWeightSteps / state.peak[r] : 0.0f);
+  for (int page = 0; page < num_pages; ++page) {
+    const int rest = num_keys - page * kPageTokens;
+    const float* tile = dot_tile_row(state.scores, r, page * kPageTokens);
+    F32x16 codes[kPageTokens / 16];
     AUTOGLM_UNROLL
-    for (int i = 0; i < 4; ++i) codes[i] = load(scores + t + 16 * i) * steps;
-    put_weight_codes(state, r, t, codes);
+    for (int i = 0; i < kPageTokens / 16; ++i) {
+      codes[i] = rest > 16 * i ? load(tile + i * kDotTileFloats) * steps : splat(0.0f);
+    }
+    put_weight_codes(state, r, page * kPageTokens, codes);
   }
+  state.weight_scale[r] = state.peak[r] / kWeightSteps;
+}
+
+// Softmax weights of all rows as codes. What a row needs from a whole block is found for all rows
+// before it is used, so that they do not wait for each other.
+void weigh_block(Int8AttentionState& state, const KeyBlock& block, int first_key, int end) {
+  int num_keys[kAttentionRows];
+  for (int r = 0; r < state.num_rows; ++r) {
+    num_keys[r] = std::max(std::min(state.num_keys[r], end) - first_key, 0);
+    state.peak[r] = score_row(state, block, r, num_keys[r]);
+  }
+  raise_largest(state);
+  for (int r = 0; r < state.num_rows; ++r) {
+    state.peak[r] = weigh_row(state, block, r, num_keys[r]);
+  }
+  for (int r = 0; r < state.num_rows; ++r) put_row_codes(state, r, num_keys[r], block.num_pages);
 }
 
 void add_block_values(const Int8AttentionState& state, int r) {
   float* sums = state.sums + r * state.value_dim;
-  const int32_t* dots = state.value_dots + r * state.value_dim;
   const F32x16 shrink = splat(state.shrink[r]), scale = splat(state.weight_scale[r]);
   for (int d = 0; d < state.value_dim; d += 16) {
-    store(sums + d, fma(from_int32(dots + d), scale, load(sums + d) * shrink));
+    const F32x16 dots = load_value_dots(dot_tile_row(state.value_dots, r, d));
+    store(sums + d, fma(dots, scale, load(sums + d) * shrink));
   }
 }
 
@@ -136,20 +171,15 @@ void attend_keys_i8(const AttentionArgs& args, Int8AttentionState& state, int kv
                      key_block(args, kv_head, next_key, std::min(next_key + kKeyBlock, end)));
     }
     dot_keys(state, block);
-    for (int r = 0; r < state.num_rows; ++r) {
-      const int num_keys = std::min(state.num_keys[r], next_key) - first_key;
-      if (num_keys > 0) weigh_row(state, block, r, num_keys);
-    }
+    weigh_block(state, block, first_key, next_key);
     dot_values(state, block);
-    for (int r = 0; r < state.num_rows; ++r) {
-      if (state.num_keys[r] > first_key) add_block_values(state, r);
-    }
+    for (int r = 0; r < state.num_rows; ++r) add_block_values(state, r);
   }
 }
 
 void attend_rows_i8(const AttentionArgs& args, Int8AttentionState& state, int kv_head) {
+  std::fill_n(state.largest, kAttentionRows, kNoScore);
   for (int r = 0; r < state.num_rows; ++r) {
-    state.largest[r] = -INFINITY;
     state.total[r] = 0.0f;
     std::fill_n(state.sums + r * state.value_dim, state.value_dim, 0.0f);
   }
@@ -173,14 +203,15 @@ void attention_i8(const AttentionArgs& args, int kv_head, int token_begin, int t
                   float* scratch) {
   const int group = args.num_heads / args.kv.num_kv_heads;
   const int dim = args.kv.head_dim;
+  const DotScope scope;
   Int8AttentionState state;
   state.key_dim = kv_key_dim(dim);
   state.value_dim = kv_value_dim(dim);
   state.scores = scratch;
-  state.weight_codes = reinterpret_cast<int8_t*>(state.scores + kAttentionRows * kKeyBlock);
+  state.value_dots = scratch;  // the scores are codes by then
+  state.sums = scratch + std::max(kKeyBlock, state.value_dim) / 16 * kDotTileFloats;
+  state.weight_codes = reinterpret_cast<int8_t*>(state.sums + kAttentionRows * state.value_dim);
   state.query_codes = state.weight_codes + 2 * kAttentionRows * kKeyBlock;
-  state.sums = reinterpret_cast<float*>(state.query_codes + 2 * kAttentionRows * state.key_dim);
-  state.value_dots = reinterpret_cast<int32_t*>(state.sums + kAttentionRows * state.value_dim);
   const int num_rows = (token_end - token_begin) * group;
   for (int first = 0; first < num_rows; first += kAttentionRows) {
     state.num_rows = std::min(kAttentionRows, num_rows - first);

@@ -179,7 +179,7 @@ inline constexpr size_t kGemmScratchBytes = 512 * 1024;
 inline constexpr int kAttentionRows = 16;
 inline constexpr int kKeyBlock = 256;  // keys that int8 attention weighs together
 constexpr size_t attention_scratch_floats(int head_dim) {
-  return static_cast<size_t>(kAttentionRows) * (2 * kKeyBlock + 4 * kv_key_dim(head_dim));
+  return static_cast<size_t>(kAttentionRows) * (3 * kKeyBlock + 5 * kv_key_dim(head_dim));
 }
 
 struct Kernels {

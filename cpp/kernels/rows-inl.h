@@ -74,6 +74,27 @@ void add(const float* x, int n, float* y) {
   if (i < n) store_partial(y + i, n - i, load_partial(y + i, n - i) + load_partial(x + i, n - i));
 }
 
+// Plain loops: the compiler has the registers of the including file to choose from.
+void rope(float* __restrict head, const float* cos, const float* sin, int rotary_dim,
+          bool is_interleaved) {
+  const int half = rotary_dim / 2;
+  if (is_interleaved) {
+    for (int i = 0; i < half; ++i) {
+      const float x = head[2 * i], y = head[2 * i + 1];
+      head[2 * i] = x * cos[i] - y * sin[i];
+      head[2 * i + 1] = y * cos[i] + x * sin[i];
+    }
+    return;
+  }
+  float* __restrict low = head;
+  float* __restrict high = head + half;
+  for (int i = 0; i < half; ++i) {
+    const float x = low[i], y = high[i];
+    low[i] = x * cos[i] - y * sin[i];
+    high[i] = y * cos[i] + x * sin[i];
+  }
+}
+
 inline F32x16 load_padded(const float* x, int k, int cols) {
   if (k + 16 <= cols) return load(x + k);
   return k < cols ? load_partial(x + k, cols - k) : splat(0.0f);
