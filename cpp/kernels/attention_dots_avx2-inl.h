@@ -8,16 +8,14 @@
 namespace autoglm {
 namespace {
 
-<<<<<<< HEAD
 constexpr float kWeightSteps = 32640.0f;  // largest code of a softmax weight
-=======
+
 struct DotScope {};
 
 inline F32x16 load_key_dots(const float* dots) {
   return from_int32(reinterpret_cast<const int32_t*>(dots));
 }
 inline F32x16 load_value_dots(const float* dots) { return load_key_dots(dots); }
->>>>>>> d3aeff6 (kernels: let rows of int8 attention not wait for each other)
 
 inline void store_code_words(int16_t* p, F32x16 code) {
   const __m256i words =

@@ -12,6 +12,13 @@ namespace {
 
 constexpr float kWeightSteps = 32512.0f;  // largest code of a softmax weight: 256 * 127
 
+struct DotScope {};
+
+inline F32x16 load_key_dots(const float* dots) {
+  return from_int32(reinterpret_cast<const int32_t*>(dots));
+}
+inline F32x16 load_value_dots(const float* dots) { return load_key_dots(dots); }
+
 inline void put_query_codes(const Int8AttentionState& state, int r, int d, F32x16 code) {
   const F32x16 high = round_even(code * splat(1.0f / kPlaneBase));
   int8_t* p = state.query_codes + r * state.key_dim + d;
@@ -19,18 +26,22 @@ inline void put_query_codes(const Int8AttentionState& state, int r, int d, F32x1
   store_codes(p + kAttentionRows * state.key_dim, fma(splat(-kPlaneBase), high, code));
 }
 
-inline void put_weight_codes(const Int8AttentionState& state, int r, int t, F32x16 code) {
-  const int32x4_t bits[4] = {vcvtq_s32_f32(code.q0), vcvtq_s32_f32(code.q1), vcvtq_s32_f32(code.q2),
-                             vcvtq_s32_f32(code.q3)};
-  int32x4_t high[4], low[4];
-  AUTOGLM_UNROLL
-  for (int i = 0; i < 4; ++i) {
-    high[i] = vrshrq_n_s32(bits[i], 8);
-    low[i] = vsubq_s32(bits[i], vshlq_n_s32(high[i], 8));
+inline void put_weight_codes(const Int8AttentionState& state, int r, int t,
+                             const F32x16 (&codes)[4]) {
+  for (const F32x16& code : codes) {
+    const int32x4_t bits[4] = {vcvtnq_s32_f32(code.q0), vcvtnq_s32_f32(code.q1),
+                               vcvtnq_s32_f32(code.q2), vcvtnq_s32_f32(code.q3)};
+    int32x4_t high[4], low[4];
+    AUTOGLM_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      high[i] = vrshrq_n_s32(bits[i], 8);
+      low[i] = vsubq_s32(bits[i], vshlq_n_s32(high[i], 8));
+    }
+    int8_t* p = state.weight_codes + r * kKeyBlock + t;
+    store_low_bytes(p, high[0], high[1], high[2], high[3]);
+    store_low_bytes(p + kAttentionRows * kKeyBlock, low[0], low[1], low[2], low[3]);
+    t += 16;
   }
-  int8_t* p = state.weight_codes + r * kKeyBlock + t;
-  store_low_bytes(p, high[0], high[1], high[2], high[3]);
-  store_low_bytes(p + kAttentionRows * kKeyBlock, low[0], low[1], low[2], low[3]);
 }
 
 // High and low plane of kRows rows in turn.
@@ -57,12 +68,12 @@ void dot_keys_rows(const Int8AttentionState& state, const KeyBlock& block, int f
       add_dots(block.keys[page] + 4 * t, 4 * kPageTokens, state.key_dim / 4, codes, sums);
       AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        auto* out = reinterpret_cast<int32_t*>(state.scores + (first + r) * kKeyBlock +
-                                               page * kPageTokens + t);
         AUTOGLM_UNROLL
         for (int i = 0; i < kQuads; ++i) {
           const int base = static_cast<int>(kPlaneBase);
-          vst1q_s32(out + 4 * i, vmlaq_n_s32(sums[2 * r + 1][i], sums[2 * r][i], base));
+          float* out = dot_tile_row(state.scores, first + r, page * kPageTokens + t + 4 * i);
+          vst1q_s32(reinterpret_cast<int32_t*>(out),
+                    vmlaq_n_s32(sums[2 * r + 1][i], sums[2 * r][i], base));
         }
       }
     }
@@ -91,10 +102,11 @@ void dot_values_rows(const Int8AttentionState& state, const KeyBlock& block, int
     }
     AUTOGLM_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      int32_t* out = state.value_dots + (first + r) * state.value_dim + d;
       AUTOGLM_UNROLL
       for (int i = 0; i < kQuads; ++i) {
-        vst1q_s32(out + 4 * i, vaddq_s32(vshlq_n_s32(sums[2 * r][i], 8), sums[2 * r + 1][i]));
+        float* out = dot_tile_row(state.value_dots, first + r, d + 4 * i);
+        vst1q_s32(reinterpret_cast<int32_t*>(out),
+                  vaddq_s32(vshlq_n_s32(sums[2 * r][i], 8), sums[2 * r + 1][i]));
       }
     }
   }

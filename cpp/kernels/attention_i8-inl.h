@@ -5,6 +5,7 @@
 // row's arithmetic does not depend on which rows are beside it. The including file defines, before
 // it,
 //   put_query_codes, put_weight_codes: store 16 and 64 codes of a row in the layout its dots read;
+//   kWeightSteps: the largest code of a softmax weight;
 //   dot_keys, dot_values: dots of all rows with a block of keys or values;
 //   load_key_dots, load_value_dots: 16 of these dots as floats;
 //   DotScope: what must live while dots are made.
@@ -203,7 +204,7 @@ void attention_i8(const AttentionArgs& args, int kv_head, int token_begin, int t
                   float* scratch) {
   const int group = args.num_heads / args.kv.num_kv_heads;
   const int dim = args.kv.head_dim;
-  const DotScope scope;
+  [[maybe_unused]] const DotScope scope;
   Int8AttentionState state;
   state.key_dim = kv_key_dim(dim);
   state.value_dim = kv_value_dim(dim);

@@ -7,8 +7,7 @@ namespace autoglm {
 namespace {
 
 constexpr float kLog2E = 1.44269504f;
-constexpr float kNoScore = -1e30f;        // below every score, in powers of two
-constexpr float kWeightSteps = 32640.0f;  // largest code of a softmax weight: 128 * 255
+constexpr float kNoScore = -1e30f;  // below every score, in powers of two
 
 // Pages of one KV head in a key block.
 struct KeyBlock {
@@ -46,9 +45,9 @@ struct Int8AttentionState {
   int8_t* weight_codes;  // 2 bytes each, [16][256] in the layout of the dots
 };
 
-// Where row r has the 16 entries from key or column `at`, a multiple of 16.
+// Where row r has the entry of key or column `at`; those of the same multiple of 16 follow.
 inline float* dot_tile_row(float* tiles, int r, int at) {
-  return tiles + at / 16 * kDotTileFloats + r * 16;
+  return tiles + at / 16 * kDotTileFloats + r * 16 + at % 16;
 }
 
 }  // namespace

@@ -81,11 +81,11 @@ inline F32x16 abs(F32x16 a) {
 inline F32x16 round_even(F32x16 a) {
   return each(a, [](float32x4_t x) { return vrndnq_f32(x); });
 }
-// 2^n for integral n in -126..127.
-inline F32x16 power_of_two(F32x16 n) {
-  return each(n, [](float32x4_t x) {
-    const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(x), vdupq_n_s32(127));
-    return vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23));
+// p * 2^n, where t = n + 1.5 * 2^23; the product must be a normal number.
+inline F32x16 scale_by_power(F32x16 p, F32x16 t) {
+  return each(p, t, [](float32x4_t x, float32x4_t y) {
+    const int32x4_t shifted = vshlq_n_s32(vreinterpretq_s32_f32(y), 23);
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), shifted));
   });
 }
 // a < b ? x : y by lanes.
