@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 namespace autoglm {
 namespace {
@@ -38,6 +39,16 @@ Chunks chunks_of(const PackedRows& rows, WeightType type, int plane_row) {
   if (rows.format != RowsFormat::kTile) return {data + row * num_bytes, kChunkBytes};
   return {data + row / kTileRows * kTileRows * num_bytes + row % kTileRows * kChunkBytes,
           kTileRows * kChunkBytes};
+}
+
+// Tile rows come without the sums that other kernels need.
+void sum_groups(const PackedRows& rows, int row) {
+  const int num_groups = rows.padded_cols / kGroupSize * rows.planes;
+  const size_t first = static_cast<size_t>(row) * num_groups;
+  const auto* codes = static_cast<const int8_t*>(rows.data) + first * kGroupSize;
+  for (int g = 0; g < num_groups; ++g, codes += kGroupSize) {
+    rows.group_sum[first + g] = std::accumulate(codes, codes + kGroupSize, 0);
+  }
 }
 
 }  // namespace
@@ -89,9 +100,7 @@ void copy_packed_row(WeightType type, const PackedRows& from, int from_row, cons
   }
   if (from.format == RowsFormat::kF32 || type == WeightType::kBF16) return;
   to.scale[to_row] = from.scale[from_row];
-  const size_t num_sums = static_cast<size_t>(from.planes) * (from.padded_cols / kGroupSize);
-  std::memcpy(to.group_sum + to_row * num_sums, from.group_sum + from_row * num_sums,
-              num_sums * sizeof(int32_t));
+  if (to.format == RowsFormat::kI8) sum_groups(to, to_row);
 }
 
 }  // namespace autoglm
