@@ -43,7 +43,8 @@ bool spin_until(const Done& done) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : process_id_(getpid()) {
+ThreadPool::ThreadPool(int num_threads)
+    : crew_(std::make_unique<Crew>(num_threads)), process_id_(getpid()) {
   std::vector<std::thread>& workers = crew_->workers;
   try {
     for (int i = 1; i < num_threads; ++i) workers.emplace_back([this, i] { worker_main(i); });
@@ -82,10 +83,15 @@ void ThreadPool::run(int64_t count, int64_t grain, const void* context, Trampoli
   context_ = context;
   count_ = count;
   grain_ = grain;
-  num_pieces_ = static_cast<uint32_t>((count + grain - 1) / grain);
+  num_pieces_ = static_cast<uint64_t>((count + grain - 1) / grain);
   num_done_.store(0, std::memory_order_relaxed);
-  const uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-  ticket_.store((loop << 32) | num_pieces_);  // sequentially consistent with num_sleeping_
+  const uint32_t loop = loop_.load(std::memory_order_relaxed) + 1;
+  std::vector<Share>& shares = crew_->shares;
+  for (size_t i = 0; i < shares.size(); ++i) {
+    const uint64_t num_own = first_piece(i + 1) - first_piece(i);
+    shares[i].ticket.store(uint64_t{loop} << 32 | num_own, std::memory_order_release);
+  }
+  loop_.store(loop);  // sequentially consistent with num_sleeping_
   if (num_sleeping_.load() > 0) {
     const std::lock_guard lock(crew_->mutex);
     crew_->wake.notify_all();
@@ -96,20 +102,26 @@ void ThreadPool::run(int64_t count, int64_t grain, const void* context, Trampoli
 }
 
 void ThreadPool::run_pieces(int index) {
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  const size_t num_shares = crew_->shares.size();
+  for (size_t i = 0; i < num_shares; ++i) run_share((index + i) % num_shares, index);
+}
+
+void ThreadPool::run_share(size_t share, int index) {
+  std::atomic<uint64_t>& left = crew_->shares[share].ticket;
+  uint64_t ticket = left.load(std::memory_order_acquire);
   while ((ticket & 0xffffffffu) != 0) {
-    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
-    const int64_t piece = num_pieces_ - static_cast<int64_t>(ticket & 0xffffffffu);
+    if (!left.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) continue;
+    const int64_t piece = first_piece(share + 1) - static_cast<int64_t>(ticket & 0xffffffffu);
     const int64_t begin = piece * grain_;
     body_(context_, begin, std::min(begin + grain_, count_), index);
     num_done_.fetch_add(1, std::memory_order_release);
-    ticket = ticket_.load(std::memory_order_acquire);
+    ticket = left.load(std::memory_order_acquire);
   }
 }
 
 void ThreadPool::worker_main(int index) {
-  for (;;) {
-    const auto is_wanted = [this] { return has_pieces() || is_stopping_.load(); };
+  for (uint32_t seen = 0;;) {
+    const auto is_wanted = [&] { return loop_.load() != seen || is_stopping_.load(); };
     if (!spin_until(is_wanted)) {
       std::unique_lock lock(crew_->mutex);
       num_sleeping_.fetch_add(1);
@@ -117,6 +129,7 @@ void ThreadPool::worker_main(int index) {
       num_sleeping_.fetch_sub(1);
     }
     if (is_stopping_) return;
+    seen = loop_.load();
     run_pieces(index);
   }
 }

@@ -30,6 +30,14 @@ inline const int32_t* group_sums(const PackedRows& x, int row) {
   return x.group_sum + static_cast<size_t>(row) * (x.padded_cols / kGroupSize);
 }
 
+// How far ahead of byte `at` of a block to fetch when kBlocks neighbours are walked in parallel: a
+// page, or as far into the blocks that follow them.
+template <int kBlocks>
+inline size_t fetch_distance(size_t at, size_t block_bytes) {
+  const bool is_inside = at + kPrefetchBytes < block_bytes;
+  return is_inside ? kPrefetchBytes : kPrefetchBytes + (kBlocks - 1) * block_bytes;
+}
+
 template <int kRows, int kBlocks>
 inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int first_row,
                    int32_t (&sums)[kRows][kBlocks][16]) {
@@ -56,14 +64,16 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
         high[r][b] = _mm512_set1_epi32(-8 * offsets[1]);
       }
     }
-    const uint8_t* tile = weight + static_cast<size_t>(g) * 512;
+    const size_t at = static_cast<size_t>(g) * 512;
+    const uint8_t* tile = weight + at;
+    const size_t ahead = fetch_distance<kBlocks>(at, block_bytes);
     for (int k = 0; k < 16; ++k) {
       __m512i low_weight[kBlocks], high_weight[kBlocks];
       AUTOGLM_UNROLL
       for (int b = 0; b < kBlocks; ++b) {
         const uint8_t* p = tile + b * block_bytes + k * 64;
         const __m512i bytes = _mm512_loadu_si512(p);
-        _mm_prefetch(reinterpret_cast<const char*>(p + kPrefetchBytes), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(p + ahead), _MM_HINT_T0);
         low_weight[b] = _mm512_and_si512(bytes, nibble_mask);
         high_weight[b] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble_mask);
       }

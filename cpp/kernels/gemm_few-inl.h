@@ -32,19 +32,13 @@ struct QuadBlocks {
       scales[b] = w.group_scale + at * scale_bytes;
     }
   }
-
-  // How far ahead of column pair `pair` to fetch: a page, or as far into the next four blocks.
-  size_t fetch_distance(int pair) const {
-    const size_t at = static_cast<size_t>(pair) * kTileBytes;
-    return at + kPrefetchBytes < block_bytes ? kPrefetchBytes
-                                             : kPrefetchBytes + (kFewRowsBlocks - 1) * block_bytes;
-  }
 };
 
 // 128 columns of four blocks to the I8 layout, two tiles a block.
 inline void unpack_quad(const QuadBlocks& w, int pair, int8_t* out) {
   const __m512i nibble_mask = _mm512_set1_epi8(15);
-  const size_t ahead = w.fetch_distance(pair);
+  const size_t ahead =
+      fetch_distance<kFewRowsBlocks>(static_cast<size_t>(pair) * kTileBytes, w.block_bytes);
   __m512i scale[kFewRowsBlocks][2], offset[kFewRowsBlocks][2];
   AUTOGLM_UNROLL
   for (int b = 0; b < kFewRowsBlocks; ++b) {

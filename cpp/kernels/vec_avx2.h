@@ -70,6 +70,12 @@ inline __m256 scale_by_power(__m256 p, __m256 t) {
 inline F32x16 scale_by_power(F32x16 p, F32x16 t) {
   return {scale_by_power(p.low, t.low), scale_by_power(p.high, t.high)};
 }
+// The number whose bits are those of `a` subtracted from `bits`.
+inline F32x16 subtract_bits(int32_t bits, F32x16 a) {
+  const __m256i from = _mm256_set1_epi32(bits);
+  return {_mm256_castsi256_ps(_mm256_sub_epi32(from, _mm256_castps_si256(a.low))),
+          _mm256_castsi256_ps(_mm256_sub_epi32(from, _mm256_castps_si256(a.high)))};
+}
 // a < b ? x : y by lanes.
 inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
   return {_mm256_blendv_ps(y.low, x.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),

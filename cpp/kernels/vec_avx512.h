@@ -41,6 +41,10 @@ inline F32x16 scale_by_power(F32x16 p, F32x16 t) {
   const __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(t.v), 23);
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p.v), shifted))};
 }
+// The number whose bits are those of `a` subtracted from `bits`.
+inline F32x16 subtract_bits(int32_t bits, F32x16 a) {
+  return {_mm512_castsi512_ps(_mm512_sub_epi32(_mm512_set1_epi32(bits), _mm512_castps_si512(a.v)))};
+}
 // a < b ? x : y by lanes.
 inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), y.v, x.v)};

@@ -88,6 +88,12 @@ inline F32x16 scale_by_power(F32x16 p, F32x16 t) {
     return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), shifted));
   });
 }
+// The number whose bits are those of `a` subtracted from `bits`.
+inline F32x16 subtract_bits(int32_t bits, F32x16 a) {
+  return each(a, a, [bits](float32x4_t x, float32x4_t) {
+    return vreinterpretq_f32_s32(vsubq_s32(vdupq_n_s32(bits), vreinterpretq_s32_f32(x)));
+  });
+}
 // a < b ? x : y by lanes.
 inline F32x16 select_less(F32x16 a, F32x16 b, F32x16 x, F32x16 y) {
   return {

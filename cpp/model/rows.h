@@ -24,7 +24,7 @@ struct Rows {
   float* operator[](int row) { return buffer.data() + static_cast<size_t>(row) * stride; }
 };
 
-inline constexpr int kPiecesPerThread = 4;     // of a loop, so that a slow core delays little
+inline constexpr int kPiecesPerThread = 16;    // of a loop, so that a slow core delays little
 inline constexpr int kPreferredRowBlocks = 4;  // a GEMM kernel walks this many streams at once
 
 // Whole groups of kPreferredRowBlocks when every thread gets one, always even for kSwiGlu.

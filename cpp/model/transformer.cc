@@ -65,6 +65,21 @@ void Transformer::normalize(Step step, const float* gain, int num_rows, const Ro
   });
 }
 
+// One row at a time, which is in the cache then.
+template <typename RowOf>
+PackedRows Transformer::normalize_and_pack(Step step, const float* gain, const PackedMatrix& weight,
+                                           int num_rows, const RowOf& row_of) {
+  const StepScope scope = time_step(
+      step, num_rows, [&] { return rows_cost(num_rows, config_.hidden_size, kNormOperations); });
+  const PackedRows x = packed_.prepare(weight, num_rows);
+  for_rows(pool_, num_rows, [&](int i) {
+    kernels_.rms_norm(hidden_[row_of(i)], gain, config_.rms_norm_eps, config_.hidden_size,
+                      normed_[i]);
+    kernels_.pack_row(x, weight.type, i, normed_[i], weight.cols);
+  });
+  return x;
+}
+
 void Transformer::forward(std::span<const Chunk> chunks, const Checkpoint& checkpoint) {
   pass_.begin(chunks);
   layer_ = kNoLayer;
@@ -99,12 +114,12 @@ void Transformer::head(std::span<const int> rows, float* logits, size_t stride) 
 template <typename RowOf>
 void Transformer::compute_head(int num_rows, const RowOf& row_of, float* logits, size_t stride) {
   layer_ = kNoLayer;
-  normalize(Step::kFinalNorm, model_.final_norm(), num_rows, row_of);
   const PackedMatrix& weight = model_.head();
+  const PackedRows x =
+      normalize_and_pack(Step::kFinalNorm, model_.final_norm(), weight, num_rows, row_of);
   const StepScope scope =
       time_step(Step::kHead, num_rows, [&] { return matrix_cost(weight, num_rows, weight.rows); });
-  gemm(weight, pack(weight, normed_, num_rows),
-       {.data = logits, .stride = static_cast<int>(stride)});
+  gemm(weight, x, {.data = logits, .stride = static_cast<int>(stride)});
 }
 
 void Transformer::add_hidden(float* sum) {
@@ -153,11 +168,12 @@ void Transformer::compute_rotation(int position, float* cos, float* sin) const {
 
 void Transformer::attention_block(const LayerWeights& layer) {
   const int num_rows = pass_.num_rows();
-  normalize(Step::kInputNorm, layer.input_norm, num_rows, [](int row) { return row; });
+  const PackedRows x = normalize_and_pack(Step::kInputNorm, layer.input_norm, layer.qkv.matrix,
+                                          num_rows, [](int row) { return row; });
   {
     const StepScope scope =
         time_step(Step::kQkv, num_rows, [&] { return linear_cost(layer.qkv, num_rows); });
-    gemm(layer.qkv, pack(layer.qkv.matrix, normed_, num_rows), qkv_, Epilogue::kStore);
+    gemm(layer.qkv, x, qkv_, Epilogue::kStore);
   }
   rotate_and_store(layer);
   attend();
@@ -217,15 +233,16 @@ void Transformer::attend() {
     return cost;
   });
   const std::span<const Pass::Piece> pieces = pass_.pieces();
-  const int num_heads = config_.num_kv_heads;
-  const int64_t num_items = static_cast<int64_t>(pieces.size()) * num_heads;
-  pool_.parallel_for(num_items, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t item = begin; item < end; ++item) {
-      const Pass::Piece& piece = pieces[item / num_heads];
-      kernels_.attention(attention_args(piece), static_cast<int>(item % num_heads), piece.first,
-                         piece.last, attention_scratch_[thread]);
-    }
-  });
+  const auto num_pieces = static_cast<int64_t>(pieces.size());
+  pool_.parallel_for(
+      num_pieces * config_.num_kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t item = begin; item < end; ++item) {
+          // Heads one after the other, so that the keys of one stay in the cache.
+          const Pass::Piece& piece = pieces[item % num_pieces];
+          kernels_.attention(attention_args(piece), static_cast<int>(item / num_pieces),
+                             piece.first, piece.last, attention_scratch_[thread]);
+        }
+      });
 }
 
 AttentionArgs Transformer::attention_args(const Pass::Piece& piece) {
@@ -254,20 +271,24 @@ AttentionArgs Transformer::attention_args(const Pass::Piece& piece) {
 
 void Transformer::mlp_block(const LayerWeights& layer, int num_tokens,
                             const Checkpoint& checkpoint) {
-  normalize(Step::kMlpNorm, layer.mlp_norm, num_tokens, [](int row) { return row; });
+  const auto same_row = [](int row) { return row; };
   if (layer.moe.experts.empty()) {
-    dense_mlp(layer.mlp, num_tokens, layer.mlp_post_norm);
+    const PackedRows x = normalize_and_pack(Step::kMlpNorm, layer.mlp_norm,
+                                            layer.mlp.gate_up.matrix, num_tokens, same_row);
+    dense_mlp(layer.mlp, x, layer.mlp_post_norm);
   } else {
+    normalize(Step::kMlpNorm, layer.mlp_norm, num_tokens, same_row);
     moe_block(layer.moe, num_tokens, checkpoint);
   }
 }
 
-void Transformer::dense_mlp(const Mlp& mlp, int num_tokens, const float* post_norm) {
+void Transformer::dense_mlp(const Mlp& mlp, const PackedRows& x, const float* post_norm) {
+  const int num_tokens = x.rows;
   {
     const StepScope scope = time_step(Step::kGateUp, num_tokens, [&] {
       return matrix_cost(mlp.gate_up.matrix, num_tokens, mlp.down.matrix.cols);
     });
-    gemm(mlp.gate_up, pack(mlp.gate_up.matrix, normed_, num_tokens), activated_, Epilogue::kSwiGlu);
+    gemm(mlp.gate_up, x, activated_, Epilogue::kSwiGlu);
   }
   const StepScope scope =
       time_step(Step::kDown, num_tokens, [&] { return linear_cost(mlp.down, num_tokens); });
@@ -294,7 +315,8 @@ void Transformer::moe_block(const MoeWeights& moe, int num_tokens, const Checkpo
     });
     experts_.run(moe, router_, normed_, num_tokens, hidden_, checkpoint);
   }
-  if (config_.num_shared_experts > 0) dense_mlp(moe.shared, num_tokens, nullptr);
+  if (config_.num_shared_experts == 0) return;
+  dense_mlp(moe.shared, pack(moe.shared.gate_up.matrix, normed_, num_tokens), nullptr);
 }
 
 // Reads ahead what the next layer's router would choose now: attention and these experts change the

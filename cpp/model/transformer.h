@@ -67,11 +67,14 @@ class Transformer {
   void mlp_block(const LayerWeights& layer, int num_tokens, const Checkpoint& checkpoint);
   void moe_block(const MoeWeights& moe, int num_tokens, const Checkpoint& checkpoint);
   void expect_experts(int num_tokens);
-  void dense_mlp(const Mlp& mlp, int num_tokens, const float* post_norm);
+  void dense_mlp(const Mlp& mlp, const PackedRows& x, const float* post_norm);
 
   // Row i of normed_ = RMSNorm of row row_of(i) of hidden_.
   template <typename RowOf>
   void normalize(Step step, const float* gain, int num_rows, const RowOf& row_of);
+  template <typename RowOf>
+  PackedRows normalize_and_pack(Step step, const float* gain, const PackedMatrix& weight,
+                                int num_rows, const RowOf& row_of);
   template <typename RowOf>
   void compute_head(int num_rows, const RowOf& row_of, float* logits, size_t stride);
   PackedRows pack(const PackedMatrix& weight, Rows& rows, int num_rows);
