@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+from autoglm.config import FAST
 from autoglm.engine.model import EMBEDDED_MODEL, load_model
 from autoglm.engine.native import NativeModel
 from autoglm.modelfile.bundle import open_bundle
@@ -88,7 +89,11 @@ def main() -> int:
     bundle = open_bundle(EMBEDDED_MODEL)
     plain, drafting = (
         NativeModel(
-            bundle, pool_tokens=POOL_TOKENS, threads=args.threads, has_prompt_lookup=has_lookup
+            bundle,
+            pool_tokens=POOL_TOKENS,
+            threads=args.threads,
+            has_prompt_lookup=has_lookup,
+            precision=FAST,
         )
         for has_lookup in (False, True)
     )

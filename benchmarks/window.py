@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from autoglm.engine.memory import kv_token_bytes
+from autoglm.config import FAST
 from autoglm.engine.model import EMBEDDED_MODEL
 from autoglm.engine.native import DEFAULT_SINK, NativeModel, held_tokens
+from autoglm.engine.precision import kv_token_bytes
 from autoglm.engine.tokenizer import Tokenizer
 from autoglm.modelfile.bundle import Bundle, open_bundle
 from autoglm.types import SamplingParams
@@ -70,7 +71,12 @@ def measure(bundle: Bundle, ids: Sequence[int], window: int, threads: int) -> Ro
     depth = len(ids) if window else context - DECODED_TOKENS - 1
     held = held_tokens(len(ids) if window else context, window=window, sink=DEFAULT_SINK)
     model = NativeModel(
-        bundle, pool_tokens=held, threads=threads, window=window, has_prompt_lookup=False
+        bundle,
+        pool_tokens=held,
+        threads=threads,
+        window=window,
+        has_prompt_lookup=False,
+        precision=FAST,
     )
     return Row(
         window=window,
@@ -78,7 +84,7 @@ def measure(bundle: Bundle, ids: Sequence[int], window: int, threads: int) -> Ro
         stream=perplexity(model, [ids]) if window else None,
         decode_tokens_per_s=decode_rate(model, ids[:depth]),
         depth=depth,
-        kv_mib=held * kv_token_bytes(bundle.config) / MIB,
+        kv_mib=held * kv_token_bytes(bundle.config, FAST) / MIB,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from protocol import RandomIds, serve
 
+from autoglm.config import FAST
 from autoglm.engine.native import NativeModel
 from autoglm.modelfile.bundle import open_bundle
 from autoglm.types import SamplingParams
@@ -24,7 +25,11 @@ class OwnEngine:
         bundle = open_bundle(path)
         tokens = min(MAX_TOKENS, bundle.max_position)
         self._model = NativeModel(
-            bundle, pool_tokens=tokens, threads=threads, has_prompt_lookup=False
+            bundle,
+            pool_tokens=tokens,
+            threads=threads,
+            has_prompt_lookup=False,
+            precision=FAST,
         )
         self._ids = RandomIds(bundle.config.vocab_size)
         self.what = f"autoglm, {bundle.weights}, {self._model.isa}"

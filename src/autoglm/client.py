@@ -68,6 +68,7 @@ class _Client:
         window: int | None = None,
         draft_model: str | os.PathLike[str] | None = None,
         expert_memory_mib: int | None = None,
+        precision: str | None = None,
     ) -> None:
         """Options left out come from `AUTOGLM_*`, then the config file, then `Settings`.
 
@@ -89,6 +90,7 @@ class _Client:
             "window": window,
             "draft_model": _path_text("draft_model", draft_model),
             "expert_memory_mib": expert_memory_mib,
+            "precision": precision,
         }
         directory = _path_text("context", context)
         path = None if directory is None else Path(directory) / "config.toml"
@@ -265,6 +267,7 @@ class ClientBuilder(Generic[ClientT]):
         self._threads: int | None = None
         self._window: int | None = None
         self._draft_model: str | os.PathLike[str] | None = None
+        self._precision: str | None = None
 
     def model(self, path: str | os.PathLike[str]) -> Self:
         """Use the bundle in this directory."""
@@ -301,6 +304,11 @@ class ClientBuilder(Generic[ClientT]):
         self._draft_model = path
         return self
 
+    def precision(self, name: str) -> Self:
+        """Compute "fast", with 8 bits, or "exact", with 16."""
+        self._precision = name
+        return self
+
     def build(self) -> ClientT:
         """The client. Raises UsageError."""
         return self._client(
@@ -311,6 +319,7 @@ class ClientBuilder(Generic[ClientT]):
             threads=self._threads,
             window=self._window,
             draft_model=self._draft_model,
+            precision=self._precision,
         )
 
 

@@ -15,6 +15,9 @@ from autoglm.errors import UsageError
 
 Value = str | int | bool | None
 
+FAST, EXACT = "fast", "exact"
+PRECISIONS = (FAST, EXACT)
+
 MAX_THREADS = 256
 MAX_FILE_BYTES = 2**20
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -31,6 +34,7 @@ class Settings:
     attention to the first `sink` and the latest `window` tokens. `draft_model` is a smaller
     bundle with the same tokenizer that makes answers faster. `expert_memory_mib` bounds the
     experts in memory of a mixture model, the others are read when needed; 0 maps all of them.
+    `precision` "fast" rounds activations and KV cache to 8 bits, "exact" to 16.
     """
 
     model: str | None = None
@@ -44,6 +48,7 @@ class Settings:
     sink: int = 64
     draft_model: str | None = None
     expert_memory_mib: int = 0
+    precision: str = FAST
 
 
 _RANGES = {
@@ -97,6 +102,15 @@ class _Sources:
         if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
             return value.lower() in _TRUE
         message = f"{source}: {name} is {value!r}; expected true or false"
+        raise UsageError(message)
+
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        value, source = self.find(name)
+        if value is None:
+            return default
+        if isinstance(value, str) and value in choices:
+            return value
+        message = f"{source}: {name} is {value!r}; expected {' or '.join(choices)}"
         raise UsageError(message)
 
     def text(self, name: str, default: str | None) -> str | None:
@@ -178,4 +192,5 @@ def load_settings(
         sink=sources.integer("sink", default.sink),
         draft_model=sources.text("draft_model", default.draft_model),
         expert_memory_mib=sources.integer("expert_memory_mib", default.expert_memory_mib),
+        precision=sources.choice("precision", default.precision, PRECISIONS),
     )

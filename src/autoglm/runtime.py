@@ -40,6 +40,7 @@ def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
         sink=settings.sink,
         draft_model=settings.draft_model,
         expert_memory_mib=settings.expert_memory_mib,
+        precision=settings.precision,
     )
     name = model.bundle.path.resolve().name if settings.model else ModelSize.LITE.value
     return engine, name, model.fingerprint()

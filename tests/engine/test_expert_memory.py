@@ -9,8 +9,9 @@ from tests.fakes import ask, text_of
 
 import autoglm
 from autoglm.engine import model
-from autoglm.engine.memory import LEAST_BYTES, kv_token_bytes
+from autoglm.engine.memory import LEAST_BYTES
 from autoglm.engine.model import load_model
+from autoglm.engine.precision import kv_token_bytes
 from autoglm.errors import InvalidRequestError, ResourceError, StorageError, UsageError
 from autoglm.modelfile.bundle import WEIGHTS_NAME, open_bundle
 from autoglm.modelfile.packing import Packing
@@ -88,7 +89,7 @@ def test_memory_for_too_few_experts_is_refused_with_the_size_it_takes(tmp_path) 
 
 def test_memory_for_experts_that_the_machine_lacks_is_refused(mixture, monkeypatch) -> None:
     fixed = sum(t.nbytes for t in open_bundle(mixture).tensors if ".moe.experts." not in t.name)
-    kv_bytes = 64 * kv_token_bytes(open_bundle(mixture).config)
+    kv_bytes = 64 * kv_token_bytes(open_bundle(mixture).config, "exact")
     available = fixed + LEAST_BYTES + kv_bytes + 2**19
     monkeypatch.setattr(model, "available_bytes", lambda: available)
     load_model(mixture, context_tokens=64).close()

@@ -51,6 +51,7 @@ def test_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         ("max_tokens", "0"),
         ("max_text_mib", "1e3"),
         ("offline", "maybe"),
+        ("precision", "double"),
     ],
 )
 def test_bad_environment_value_names_the_variable(name: str, value: str, tmp_path: Path) -> None:

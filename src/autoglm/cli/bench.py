@@ -21,6 +21,7 @@ from autoglm.cli.options import (
     add_expert_memory_option,
     add_json_option,
     add_model_option,
+    add_precision_option,
     add_threads_option,
     add_window_option,
     whole_number,
@@ -75,12 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_draft_option(parser)
     add_threads_option(parser)
     add_expert_memory_option(parser)
+    add_precision_option(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print median, min and max of every figure."""
-    names = ("model", "threads", "window", "draft_model", "expert_memory_mib")
+    names = ("model", "threads", "window", "draft_model", "expert_memory_mib", "precision")
     settings = load_settings({name: getattr(args, name) for name in names})
     path = Path(settings.model) if settings.model else embedded_model()
     work = workload(args, LONGEST if settings.window else open_bundle(path).max_position)
@@ -107,6 +109,7 @@ def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int)
             has_prompt_lookup=False,
             draft=draft,
             expert_memory_mib=settings.expert_memory_mib,
+            precision=settings.precision,
         )
 
     bundle = open_bundle(path)
@@ -132,6 +135,7 @@ def _measure_all(path: Path, work: Workload, settings: Settings, *, repeat: int)
         "window": settings.window,
         "draft_model": settings.draft_model,
         "expert_memory_mib": settings.expert_memory_mib,
+        "precision": settings.precision,
         "repeat": repeat,
     }
 

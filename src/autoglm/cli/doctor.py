@@ -13,6 +13,7 @@ from autoglm.cli.options import (
     add_draft_option,
     add_json_option,
     add_model_option,
+    add_precision_option,
     add_threads_option,
     add_window_option,
     whole_number,
@@ -36,13 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_window_option(parser)
     add_draft_option(parser)
+    add_precision_option(parser)
     add_threads_option(parser)
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 1 when the machine or the model cannot run."""
-    names = ("model", "threads", "window", "draft_model")
+    names = ("model", "threads", "window", "draft_model", "precision")
     flags = {name: getattr(args, name) for name in names}
     settings = load_settings({**flags, "context_tokens": args.context})
     report: dict[str, Any] = {
@@ -101,6 +103,7 @@ def _memory(settings: Settings) -> dict[str, Any]:
         window=settings.window,
         sink=settings.sink,
         draft_model=settings.draft_model,
+        precision=settings.precision,
         prefault=False,
     ) as model:
         need = model.memory_need()

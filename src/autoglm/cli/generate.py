@@ -11,6 +11,7 @@ from autoglm.cli.options import (
     add_draft_option,
     add_expert_memory_option,
     add_model_option,
+    add_precision_option,
     add_threads_option,
     add_window_option,
 )
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_draft_option(parser)
     add_threads_option(parser)
     add_expert_memory_option(parser)
+    add_precision_option(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -56,7 +58,15 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 def settings_from(args: argparse.Namespace) -> Settings:
     """The settings, with the command's flags first."""
-    names = ("model", "threads", "offline", "window", "draft_model", "expert_memory_mib")
+    names = (
+        "model",
+        "threads",
+        "offline",
+        "window",
+        "draft_model",
+        "expert_memory_mib",
+        "precision",
+    )
     return load_settings({name: getattr(args, name, None) for name in names})
 
 

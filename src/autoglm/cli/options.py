@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from autoglm.config import PRECISIONS
+
 
 def whole_number(minimum: int) -> Callable[[str], int]:
     """An argparse type for integers of at least `minimum`."""
@@ -66,6 +68,15 @@ def add_expert_memory_option(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0),
         help="memory for the experts of a mixture, the others are read from disk when needed "
         "(default: 0, all are mapped)",
+    )
+
+
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --precision."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="bits of activations and KV cache: 8 for fast (the default), 16 for exact",
     )
 
 

@@ -10,10 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autoglm.cli.interrupt import exit_on_interrupt
-from autoglm.cli.options import add_json_option, add_model_option, add_threads_option
+from autoglm.cli.options import (
+    add_json_option,
+    add_model_option,
+    add_precision_option,
+    add_threads_option,
+)
 from autoglm.cli.output import Progress, print_json, print_text
 from autoglm.cli.workload import Workload, add_workload_options, random_ids, workload
-from autoglm.config import load_settings
+from autoglm.config import Settings, load_settings
 from autoglm.engine.model import embedded_model
 from autoglm.engine.native import NativeModel
 from autoglm.errors import UsageError
@@ -30,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser)
     add_workload_options(parser)
     add_threads_option(parser)
+    add_precision_option(parser)
     parser.add_argument(
         "--trace",
         metavar="FILE.json",
@@ -42,14 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the tables and write the files asked for."""
-    settings = load_settings({"model": args.model, "threads": args.threads})
+    settings = load_settings(
+        {"model": args.model, "threads": args.threads, "precision": args.precision}
+    )
     _check_target(args.trace, "--trace", ".json")
     _check_target(args.plot, "--plot", ".svg")
     path = Path(settings.model) if settings.model else embedded_model()
     bundle = open_bundle(path)
     work = workload(args, bundle.max_position)
     with exit_on_interrupt():
-        profile = _measure(path, bundle, work, threads=settings.threads)
+        profile = _measure(path, bundle, work, settings)
     if args.trace:
         args.trace.write_text(json.dumps(trace(profile)), encoding="utf-8")
     if args.plot:
@@ -73,7 +81,7 @@ def _check_target(path: Path | None, option: str, suffix: str) -> None:
         raise UsageError(message)
 
 
-def _measure(path: Path, bundle: Bundle, work: Workload, *, threads: int) -> Profile:
+def _measure(path: Path, bundle: Bundle, work: Workload, settings: Settings) -> Profile:
     """One run after a short one that brings the weights into memory; random ids, no drafts."""
     rng = random.Random(0)
 
@@ -82,7 +90,11 @@ def _measure(path: Path, bundle: Bundle, work: Workload, *, threads: int) -> Pro
 
     with Progress("measuring", total=4, unit="parts") as progress:
         model = NativeModel(
-            bundle, pool_tokens=work.context_tokens, threads=threads, has_prompt_lookup=False
+            bundle,
+            pool_tokens=work.context_tokens,
+            threads=settings.threads,
+            has_prompt_lookup=False,
+            precision=settings.precision,
         )
         limits = model.measure_limits()
         progress.update(1)

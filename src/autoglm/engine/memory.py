@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autoglm.engine.precision import kv_token_bytes
 from autoglm.errors import ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from autoglm.modelfile.arch import ArchConfig
     from autoglm.modelfile.bundle import Bundle
 
 MIB = 2**20
@@ -39,12 +39,6 @@ class MemoryNeed:
     def peak_bytes(self) -> int:
         """The peak of the resident memory."""
         return self.weights_bytes + self.kv_bytes + self.other_bytes
-
-
-def kv_token_bytes(config: ArchConfig) -> int:
-    """Keys and values of a token in the default cache."""
-    element_bytes = 4 if config.weights == "fp32" else 2
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * element_bytes
 
 
 def touched_weights(bundle: Bundle, context_tokens: int) -> int:
@@ -76,7 +70,12 @@ def need_after_loading(
 
 
 def check_fits(
-    bundles: Sequence[Bundle], *, held_tokens: int, available: int | None, expert_memory_mib: int = 0
+    bundles: Sequence[Bundle],
+    *,
+    held_tokens: int,
+    available: int | None,
+    precision: str,
+    expert_memory_mib: int = 0,
 ) -> None:
     """ResourceError when `available` bytes cannot hold the weights and KV caches this long.
 
@@ -87,7 +86,7 @@ def check_fits(
         return
     resident = sum(_resident_weights(bundle, expert_memory_mib) for bundle in bundles)
     fixed = resident + LEAST_BYTES
-    token_bytes = sum(kv_token_bytes(bundle.config) for bundle in bundles)
+    token_bytes = sum(kv_token_bytes(bundle.config, precision) for bundle in bundles)
     need = fixed + held_tokens * token_bytes
     if need <= available:
         return

@@ -9,9 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from autoglm.config import EXACT
 from autoglm.engine.local import LocalEngine
-from autoglm.engine.memory import MemoryNeed, check_fits, kv_token_bytes, need_after_loading
+from autoglm.engine.memory import MemoryNeed, check_fits, need_after_loading
 from autoglm.engine.native import DEFAULT_SINK, NativeModel, held_tokens
+from autoglm.engine.precision import kv_token_bytes
 from autoglm.engine.prompt import FIRST_ROLES, PromptBuilder, template_context
 from autoglm.engine.template import ApartRendering, TemplateError, render, render_apart
 from autoglm.engine.tokenizer import Tokenizer
@@ -51,12 +53,14 @@ class LoadedModel:
         prefault: bool = True,
         draft: Bundle | None = None,
         expert_memory_mib: int = 0,
+        precision: str = EXACT,
     ) -> None:
         """`context_tokens` 0 is the model's own context, up to DEFAULT_MAX_CONTEXT.
 
         With a `window` attention sees the first `sink` and the latest `window` tokens, and
         `context_tokens` may be larger than the model's own context. `draft` is a smaller model
         with the same tokenizer whose guesses are verified in batches: the answers are the same.
+        `precision` is as in NativeModel.
         Unless `prefault` is off, the weights are mapped while the tokenizer loads. Raises
         UsageError when more is asked for than can be, or the tokenizers differ, ResourceError
         when memory cannot hold it, ModelFileError and its kinds.
@@ -69,16 +73,18 @@ class LoadedModel:
             self._bundles,
             held_tokens=held,
             available=available_bytes(),
+            precision=precision,
             expert_memory_mib=expert_memory_mib,
         )
         self._native: NativeModel | None = NativeModel(
             bundle,
-            pool_tokens=pool_tokens(bundle.config, held),
+            pool_tokens=pool_tokens(bundle.config, held, precision),
             threads=threads,
             window=window,
             sink=sink,
             draft=draft,
             expert_memory_mib=expert_memory_mib,
+            precision=precision,
         )
         if prefault:
             self._native.start_prefault()
@@ -203,9 +209,10 @@ class LoadedModel:
         self.close()
 
 
-def pool_tokens(config: ArchConfig, context_tokens: int) -> int:
+def pool_tokens(config: ArchConfig, context_tokens: int, precision: str) -> int:
     """How many tokens the KV cache holds: one context, and up to three more if they are small."""
-    return context_tokens + min(3 * context_tokens, KV_SPARE_BYTES // kv_token_bytes(config))
+    spare = KV_SPARE_BYTES // kv_token_bytes(config, precision)
+    return context_tokens + min(3 * context_tokens, spare)
 
 
 def embedded_model() -> Path:
@@ -226,6 +233,7 @@ def load_model(
     prefault: bool = True,
     draft_model: str | Path | None = None,
     expert_memory_mib: int = 0,
+    precision: str = EXACT,
 ) -> LoadedModel:
     """Open the bundle at `path`, None for the embedded one, and that of a draft model if named.
 
@@ -241,6 +249,7 @@ def load_model(
         prefault=prefault,
         draft=None if draft_model is None else open_bundle(draft_model),
         expert_memory_mib=expert_memory_mib,
+        precision=precision,
     )
 
 
@@ -254,6 +263,7 @@ def load_engine(
     sink: int = DEFAULT_SINK,
     draft_model: str | Path | None = None,
     expert_memory_mib: int = 0,
+    precision: str = EXACT,
 ) -> tuple[LoadedModel, LocalEngine]:
     """As `load_model` and its `engine`, sooner: the process of a foreign template works meanwhile.
 
@@ -269,6 +279,7 @@ def load_engine(
             sink=sink,
             draft=None if draft_model is None else open_bundle(draft_model),
             expert_memory_mib=expert_memory_mib,
+            precision=precision,
         )
         return model, model.engine(max_tokens=max_tokens, first=first)
 

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, SupportsIndex
 
+from autoglm.config import EXACT, FAST, PRECISIONS
 from autoglm.engine.base import Part, PassOutcome
+from autoglm.engine.precision import kv_dtype
 from autoglm.errors import (
     ContextOverflowError,
     InvalidRequestError,
@@ -48,8 +50,12 @@ class NativeModel:
         has_prompt_lookup: bool = True,
         draft: Bundle | None = None,
         expert_memory_mib: int = 0,
+        precision: str = EXACT,
     ) -> None:
         """`threads` 0 is the number of physical cores.
+
+        `precision` "exact" rounds activations to 16 bits and keeps keys and values as halves;
+        "fast" takes 8 bits for both (fp32 weights keep their fp32 cache).
 
         `window` above 0 attends to the first `sink` and the latest `window` tokens only, both
         rounded up to pages of 64: a text of any length in bounded memory.
@@ -74,7 +80,7 @@ class NativeModel:
         self._bundle = bundle
         self._has_prompt_lookup = has_prompt_lookup
         self._measured: list[_core.Session] = []
-        plan = _window_plan(window, sink)
+        plan = _plan(bundle, window, sink, precision)
         plan.threads = threads
         plan.max_context = pool_tokens
         plan.expert_memory_mib = expert_memory_mib
@@ -86,6 +92,7 @@ class NativeModel:
             self._draft_model: _core.DraftModel | None = None
             if draft is not None:
                 plan.expert_memory_mib = 0
+                plan.kv_dtype = kv_dtype(draft.config, precision)
                 drafting = _core.Executor(_native_model(draft), plan, self._executor)
                 self._draft_model = _core.DraftModel(drafting, self._executor)
                 self._executors.append(drafting)
@@ -270,6 +277,17 @@ def held_tokens(num_tokens: int, *, window: int, sink: int) -> int:
 def _logprob(entry: tuple[int, float, list[tuple[int, float]]]) -> Logprob:
     token, logprob, top = entry
     return Logprob(token, logprob, tuple(top))
+
+
+def _plan(bundle: Bundle, window: int, sink: int, precision: str) -> _core.Plan:
+    if precision not in PRECISIONS:
+        message = f"precision is {precision!r}; expected {' or '.join(PRECISIONS)}"
+        raise UsageError(message)
+    plan = _window_plan(window, sink)
+    if precision == FAST:
+        plan.activation_bits = 8
+        plan.kv_dtype = kv_dtype(bundle.config, precision)
+    return plan
 
 
 def _window_plan(window: int, sink: int) -> _core.Plan:
