@@ -27,6 +27,7 @@ _ESCAPED_ASCII = re.compile(rb"u00(?:[2-6][0-9a-fA-F]|7[0-9a-eA-E])")
 REPLACEMENT = "\ufffd"
 # A character has at most four bytes; with more tokens waiting the bytes are not UTF-8 at all.
 MAX_PENDING_TOKENS = 8
+MAX_CHARACTER_BYTES = 4
 
 
 def _is_panic(err: BaseException) -> bool:
@@ -62,8 +63,8 @@ class Tokenizer:
         self._backend = backend
         self._vocab_size = vocab_size
         self._lock = threading.Lock()
-        added = backend.get_added_tokens_decoder().values()
-        self._controls = tuple(token.content for token in added if token.special)
+        added = backend.get_added_tokens_decoder().items()
+        self._controls = {id_: token.content for id_, token in added if token.special}
 
     @classmethod
     def from_file(cls, path: Path, *, vocab_size: int) -> Tokenizer:
@@ -138,9 +139,13 @@ class Tokenizer:
         """The id of every token."""
         return self._backend.get_vocab(with_added_tokens=True)
 
+    def is_control(self, token_id: int) -> bool:
+        """Whether the token is left out of decoded text."""
+        return token_id in self._controls
+
     def is_control_in(self, text: str) -> bool:
         """Whether `text` contains the name of a control token."""
-        return any(control in text for control in self._controls)
+        return any(control in text for control in self._controls.values())
 
 
 class Detokenizer:
@@ -157,21 +162,37 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes, often empty."""
+        if self._tokenizer.is_control(token_id):
+            return ""
         self._ids.append(token_id)
         before, after = self._decode_both()
         is_broken = after.endswith(REPLACEMENT)
         if len(after) <= len(before) and not is_broken:
             return ""
-        if is_broken and len(self._ids) - self._read < MAX_PENDING_TOKENS:
+        if not is_broken:
+            return self._give_out(len(self._ids), before, after)
+        if len(self._ids) - self._read < MAX_PENDING_TOKENS:
             return ""
-        self._start, self._read = self._read, len(self._ids)
-        return after[len(before) :]
+        return self._give_up(before, after)
 
     def flush(self) -> str:
         """The text of what still waits, U+FFFD for bytes that stayed incomplete."""
         before, after = self._decode_both()
         self._start = self._read = len(self._ids)
         return after[len(before) :]
+
+    def _give_up(self, before: str, after: str) -> str:
+        """What waits, but for a tail that may be the beginning of a character."""
+        for num_kept in range(MAX_CHARACTER_BYTES - 1, 0, -1):
+            end = len(self._ids) - num_kept
+            head = self._tokenizer.decode(self._ids[self._start : end])
+            if head + self._tokenizer.decode(self._ids[end:]) == after:
+                return self._give_out(end, before, head)
+        return self._give_out(len(self._ids), before, after)
+
+    def _give_out(self, end: int, before: str, text: str) -> str:
+        self._start, self._read = self._read, end
+        return text[len(before) :]
 
     def _decode_both(self) -> tuple[str, str]:
         before = self._tokenizer.decode(self._ids[self._start : self._read])
