@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find src cpp -not -name '*.pyc' -not -name __pycache__ 2>/dev/null)
-CXX_FILES = $(shell find cpp benchmarks src -name '*.cc' -o -name '*.h')
+CXX_FILES = $(shell find cpp benchmarks src tools -name '*.cc' -o -name '*.h')
 PORTABLE := aarch64 riscv64
 PYTHON_FILES := src tests tools benchmarks examples
 
@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-moe bench-window bench-drafts docs size fuzz fuzz-bundles parity clean
+	lint fix bench bench-peers bench-moe bench-window bench-drafts docs size fuzz fuzz-bundles vault-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -201,6 +201,13 @@ fuzz-bundles: build/sanitize-memory $(VENV)/.requirements-runtime ## broken bund
 	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/fuzz/site:benchmarks \
 	$(BIN)/python tools/fuzz_bundle.py build/fuzz/work --trials $(FUZZ_TRIALS) --seed $(FUZZ_SEED)
+
+FAULTS_SEED ?= 1
+
+vault-faults: build $(VENV)/.requirements-test ## kill writers of the vault, cut its power, and the control: minutes
+	$(BIN)/python tools/vault_kills.py --kills 1000 --seed $(FAULTS_SEED)
+	$(BIN)/python tools/vault_power_loss.py --states 10000 --commits 200 --seed $(FAULTS_SEED)
+	$(BIN)/python tools/vault_power_loss.py --states 10000 --control --seed $(FAULTS_SEED)
 
 parity: build $(VENV)/.requirements-test ## compare logits with transformers; PARITY_MODEL=DIR, else a random model
 	PYTHONPATH=benchmarks $(BIN)/python tools/parity.py $(PARITY_MODEL) $(ARGS)

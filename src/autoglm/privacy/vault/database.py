@@ -107,3 +107,10 @@ def create_tables(database: sqlite3.Connection) -> None:
     """Make the tables inside the open transaction."""
     for statement in _TABLES.split(";")[:-1]:
         database.execute(statement)
+
+
+def check_types(row: tuple[object, ...], types: tuple[type, ...]) -> None:
+    """Raise VaultError for a row that no vault wrote: a damaged file may hold any type."""
+    if any(not isinstance(value, kind) for value, kind in zip(row, types, strict=True)):
+        message = "the vault's file is damaged: a value has the wrong type; restore it from a copy"
+        raise VaultError(message)

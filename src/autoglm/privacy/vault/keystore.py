@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from autoglm.errors import UsageError, VaultError, VaultKeyError, require
+from autoglm.errors import MissingExtraError, UsageError, VaultError, VaultKeyError, require
 from autoglm.privacy.vault.keys import KEY_BYTES
 from autoglm.privacy.vault.places import sync_directory
 
@@ -144,12 +144,25 @@ class OsKeyring:
         if self._find(keyring) is not None:
             keyring.delete_password(_SERVICE, self.name)
 
+    def probe(self) -> None:
+        """Raise VaultError when there is no keyring, MissingExtraError without its package."""
+        self._find(require("keyring", extra="vault"))
+
     def _find(self, keyring: ModuleType) -> str | None:
         try:
             found: str | None = keyring.get_password(_SERVICE, self.name)
         except keyring.errors.KeyringError as err:
             raise _no_keyring(err) from err
         return found
+
+
+def has_keyring() -> bool:
+    """Whether this machine has a keyring that can be asked."""
+    try:
+        OsKeyring("probe").probe()
+    except (VaultError, MissingExtraError):
+        return False
+    return True
 
 
 def _no_keyring(err: Exception) -> VaultError:

@@ -143,7 +143,10 @@ class Vault:
         if self._database.execute(exists).fetchone() is None:
             return None
         row = self._database.execute(_HEADER).fetchone()
-        return None if row is None else _Header(*row)
+        if row is None:
+            return None
+        db.check_types(row, (int, bytes, str, int, bytes, bytes))
+        return _Header(*row)
 
     def _create(self) -> _Header:
         with db.transaction(self._database, "IMMEDIATE"):
@@ -255,12 +258,22 @@ class Vault:
         while True:
             with self._begin("DEFERRED"):
                 self._follow_key()
-                rows = self._database.execute(_ROWS, (last,)).fetchall()
+                rows = self._rows(last)
                 batch = [open_row(row, self._keys) for row in rows]
             if not batch:
                 return
             yield from batch
             last = batch[-1].seq
+
+    def _rows(self, last: int) -> list[tuple[int, int, bytes, bytes]]:
+        """The next rows after sequence number `last`."""
+        rows = self._database.execute(_ROWS, (last,)).fetchall()
+        for row in rows:
+            # A damaged index can lead in circles.
+            if not isinstance(row[0], int) or row[0] <= last:
+                raise damaged(self.paths.database)
+            last = row[0]
+        return rows
 
     def verify(self, progress: OnProgress = _ignore_progress) -> int:
         """Open every record and compare the set with what was committed; returns their number.
@@ -271,7 +284,7 @@ class Vault:
             state = self._state()
             found = State(anchor_key=state.anchor_key)
             last = 0
-            while rows := self._database.execute(_ROWS, (last,)).fetchall():
+            while rows := self._rows(last):
                 for row in rows:
                     record = open_row(row, self._keys)
                     if names_of(record, self._keys) != (row[1], row[2]):
@@ -308,7 +321,7 @@ class Vault:
         keys = DataKeys.fresh(vault_id=self._vault_id, key_id=old.sealer.key_id + 1)
         total, last = state.num_records, 0
         state.num_records = state.digest = state.num_seals = 0
-        while rows := self._database.execute(_ROWS, (last,)).fetchall():
+        while rows := self._rows(last):
             for row in rows:
                 record = open_row(row, old)
                 number, tag, sealed = seal_row(record, keys)

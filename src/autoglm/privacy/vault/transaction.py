@@ -11,6 +11,7 @@ import struct
 from typing import NamedTuple
 
 from autoglm.errors import UsageError, VaultError
+from autoglm.privacy.vault import database as db
 from autoglm.privacy.vault.keys import DataKeys
 from autoglm.privacy.vault.seal import Place
 from autoglm.privacy.vault.state import State
@@ -122,6 +123,7 @@ def pack_record(collection: bytes, key: bytes, value: bytes) -> bytes:
 
 def open_row(row: tuple[int, int, bytes, bytes], keys: DataKeys) -> Record:
     """The record in a row (seq, collection, tag, sealed). Raises VaultError."""
+    db.check_types(row, (int, int, bytes, bytes))
     seq, number, tag, sealed = row
     plain = keys.sealer.unseal(sealed, Place(_COLUMN, number, seq, tag))
     name_bytes, key_bytes = _HEAD.unpack_from(plain)
