@@ -1,4 +1,4 @@
-// Bindings of single kernels, for tests and benchmarks only.
+// Bindings of single kernels, for tests, benchmarks and the calibration of compression.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>

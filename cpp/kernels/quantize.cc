@@ -18,8 +18,9 @@ inline float round_even(float x) {
   return (x + kMagic) - kMagic;
 }
 
-inline float int4_code(float w, float inverse) {
-  return std::min(7.0f, std::max(-8.0f, round_even(w * inverse)));
+// Codes lie in [-half, half - 1].
+inline float int4_code(float w, float inverse, float half) {
+  return std::min(half - 1.0f, std::max(-half, round_even(w * inverse)));
 }
 
 float sum_lanes(const float (&lanes)[kLanes]) {
@@ -36,27 +37,34 @@ float max_abs(const float* x, int n) {
   return *std::max_element(lanes, lanes + kLanes);
 }
 
-// Squared error of a group rounded with scale `d` > 0.
-float group_error(const float* w, float d) {
+// Squared error of a group rounded with scale `d` > 0; `importance` may be null.
+float group_error(const float* w, const float* importance, float d, float half) {
   const float inverse = 1.0f / d;
   float lanes[kLanes] = {};
   for (int i = 0; i < kGroupSize; i += kLanes) {
+    float squares[kLanes];
     for (int j = 0; j < kLanes; ++j) {
-      const float rest = w[i + j] - d * int4_code(w[i + j], inverse);
-      lanes[j] += rest * rest;
+      const float rest = w[i + j] - d * int4_code(w[i + j], inverse, half);
+      squares[j] = rest * rest;
     }
+    if (importance != nullptr) {
+      for (int j = 0; j < kLanes; ++j) squares[j] *= importance[i + j];
+    }
+    for (int j = 0; j < kLanes; ++j) lanes[j] += squares[j];
   }
   return sum_lanes(lanes);
 }
 
 // The scale of least squared error among divisors of the largest magnitude.
-float best_group_scale(const float* w) {
+float best_group_scale(const float* w, const float* importance, float half) {
   const float largest = max_abs(w, kGroupSize);
   if (largest == 0.0f) return 0.0f;
   float best = 0.0f, best_error = INFINITY;
-  for (float steps = 5.5f; steps <= 8.0f; steps += 0.25f) {
+  // From 5.5 to 8 for codes of 4 bits; fewer bits gain from cutting off more.
+  const float first = half == 8.0f ? 5.5f : 0.5f * half;
+  for (float steps = first; steps <= half; steps += 0.03125f * half) {
     const float d = largest / steps;
-    const float error = group_error(w, d);
+    const float error = group_error(w, importance, d, half);
     if (error < best_error) {
       best_error = error;
       best = d;
@@ -85,10 +93,17 @@ float quantize_row_int8(const float* row, int n, int8_t* codes) {
   return scale;
 }
 
-float quantize_row_int4(const float* row, int n, uint8_t* nibbles, uint8_t* group_scale) {
+float quantize_row_int4(const float* row, int n, uint8_t* nibbles, uint8_t* group_scale,
+                        const Int4Options& options) {
   const int num_groups = n / kGroupSize;
+  const float half = options.bits == 3 ? 4.0f : 8.0f;
+  const auto importance_of = [&](int g) {
+    return options.importance.empty() ? nullptr : options.importance.data() + g * kGroupSize;
+  };
   std::vector<float> wanted(num_groups);
-  for (int g = 0; g < num_groups; ++g) wanted[g] = best_group_scale(row + g * kGroupSize);
+  for (int g = 0; g < num_groups; ++g) {
+    wanted[g] = best_group_scale(row + g * kGroupSize, importance_of(g), half);
+  }
   const float largest = *std::max_element(wanted.begin(), wanted.end());
   std::fill(nibbles, nibbles + n, uint8_t{8});
   std::fill(group_scale, group_scale + num_groups, uint8_t{1});
@@ -100,7 +115,8 @@ float quantize_row_int4(const float* row, int n, uint8_t* nibbles, uint8_t* grou
     float error = 0.0f;
     for (int g = 0; g < num_groups && error < best_error; ++g) {
       if (wanted[g] == 0.0f) continue;
-      error += group_error(row + g * kGroupSize, scale * nearest_group_scale(wanted[g], scale));
+      const float group_step = scale * nearest_group_scale(wanted[g], scale);
+      error += group_error(row + g * kGroupSize, importance_of(g), group_step, half);
     }
     if (error < best_error) {
       best_error = error;
@@ -114,7 +130,7 @@ float quantize_row_int4(const float* row, int n, uint8_t* nibbles, uint8_t* grou
     const float inverse = 1.0f / (best * static_cast<float>(integer_scale));
     for (int i = 0; i < kGroupSize; ++i) {
       const int k = g * kGroupSize + i;
-      nibbles[k] = static_cast<uint8_t>(int4_code(row[k], inverse) + 8.0f);
+      nibbles[k] = static_cast<uint8_t>(int4_code(row[k], inverse, half) + 8.0f);
     }
   }
   return best;

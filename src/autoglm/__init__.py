@@ -7,6 +7,7 @@ import importlib
 TYPE_CHECKING = False  # the `typing` module alone would cost 7 ms
 if TYPE_CHECKING:
     from autoglm.client import AsyncAutoGLMClient, AutoGLMClient
+    from autoglm.compression.pipeline import Compression, compress
     from autoglm.engine.model import LoadedModel, load_model
     from autoglm.errors import AutoGLMError
     from autoglm.types import Chunk, Message, ModelSize, Result, SamplingParams
@@ -18,11 +19,13 @@ _HOMES = {
     "AutoGLMClient": "autoglm.client",
     "AutoGLMError": "autoglm.errors",
     "Chunk": "autoglm.types",
+    "Compression": "autoglm.compression.pipeline",
     "LoadedModel": "autoglm.engine.model",
     "Message": "autoglm.types",
     "ModelSize": "autoglm.types",
     "Result": "autoglm.types",
     "SamplingParams": "autoglm.types",
+    "compress": "autoglm.compression.pipeline",
     "load_model": "autoglm.engine.model",
 }
 
@@ -31,12 +34,14 @@ __all__ = [
     "AutoGLMClient",
     "AutoGLMError",
     "Chunk",
+    "Compression",
     "LoadedModel",
     "Message",
     "ModelSize",
     "Result",
     "SamplingParams",
     "__version__",
+    "compress",
     "load_model",
 ]
 

@@ -485,6 +485,11 @@ def transform_rows(dtype: str, data: Buffer, rows: int, cols: int, *, column_sca
     The matrix as float32 after what pack_rows would do to it before packing. is_column_wise rotates columns instead of rows; signs then has a value a row.
     """
 
+def quantize_int4(data: Buffer, rows: int, cols: int, *, bits: int = 4, importance: Buffer | None = None) -> tuple[bytes, bytes, bytes]:
+    """
+    Nibbles [rows, cols], integer group scales and float scales of a float32 matrix; importance weighs the squared error of each column.
+    """
+
 def dequantize(weights: str, parts: Sequence[Buffer], rows: int, cols: int) -> bytes:
     """The float32 matrix that packed parts stand for, row-major."""
 

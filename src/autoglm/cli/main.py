@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": "answer a prompt, about a text file if one is given",
     "chat": "talk with the model",
     "convert": "turn a Hugging Face checkpoint into a bundle",
+    "compress": "make a checkpoint smaller and faster by a recipe",
     "verify": "check a bundle against its manifest",
     "bench": "measure prefill and decode speed, start and memory",
     "profile": "show where the time goes, by layer and step",

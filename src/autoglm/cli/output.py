@@ -43,15 +43,18 @@ class Progress:
         *,
         total: int | None = None,
         unit: str = "",
+        shows_time_left: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label = label
         self._total = total
         self._unit = unit
+        self._shows_time_left = shows_time_left
         self._clock = clock
         self._is_shown = False
         self._is_terminal = sys.stderr.isatty()
-        self._next_draw = clock() + PROGRESS_AFTER_S
+        self._start = clock()
+        self._next_draw = self._start + PROGRESS_AFTER_S
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +67,7 @@ class Progress:
     ) -> None:
         self.clear()
 
-    def update(self, done: int) -> None:
+    def update(self, done: float) -> None:
         """Say how much is done; draws at most ten times a second."""
         if not self._is_terminal or self._clock() < self._next_draw:
             return
@@ -80,9 +83,17 @@ class Progress:
             sys.stderr.flush()
             self._is_shown = False
 
-    def _state(self, done: int) -> str:
+    def _state(self, done: float) -> str:
         if not self._total:
-            return f"{done} {self._unit}".rstrip()
-        filled = BAR_WIDTH * min(done, self._total) // self._total
+            return f"{int(done)} {self._unit}".rstrip()
+        filled = int(BAR_WIDTH * min(done, self._total) / self._total)
         bar = "#" * filled + "." * (BAR_WIDTH - filled)
-        return f"[{bar}] {done}/{self._total} {self._unit}".rstrip()
+        state = f"[{bar}] {int(done)}/{self._total} {self._unit}".rstrip()
+        return f"{state}{self._time_left(done)}"
+
+    def _time_left(self, done: float) -> str:
+        if not self._shows_time_left or not self._total or done <= 0:
+            return ""
+        seconds = (self._clock() - self._start) * max(self._total - done, 0) / done
+        minutes, seconds = divmod(round(seconds), 60)
+        return f", {minutes}:{seconds:02d} left"

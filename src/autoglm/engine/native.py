@@ -93,6 +93,7 @@ class NativeModel:
             if draft is not None:
                 plan.expert_memory_mib = 0
                 plan.kv_dtype = kv_dtype(draft.config, precision)
+                plan.activation_bits = _activation_bits(draft, precision)
                 drafting = _core.Executor(_native_model(draft), plan, self._executor)
                 self._draft_model = _core.DraftModel(drafting, self._executor)
                 self._executors.append(drafting)
@@ -284,10 +285,15 @@ def _plan(bundle: Bundle, window: int, sink: int, precision: str) -> _core.Plan:
         message = f"precision is {precision!r}; expected {' or '.join(PRECISIONS)}"
         raise UsageError(message)
     plan = _window_plan(window, sink)
+    plan.activation_bits = _activation_bits(bundle, precision)
     if precision == FAST:
-        plan.activation_bits = 8
         plan.kv_dtype = kv_dtype(bundle.config, precision)
     return plan
+
+
+def _activation_bits(bundle: Bundle, precision: str) -> int:
+    """Those the bundle was made for, or fewer when speed is asked for."""
+    return 8 if precision == FAST else bundle.packing.activation_bits
 
 
 def _window_plan(window: int, sink: int) -> _core.Plan:

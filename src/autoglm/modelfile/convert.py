@@ -71,19 +71,19 @@ def convert(
     directory = model_directory(Path(source))
     config = read_config(directory)
     fields = Fields(config, str(directory / CONFIG_NAME))
-    _refuse_quantised(fields, directory)
+    refuse_quantised(fields, directory)
     arch = parse_architecture(fields, weights)
-    small_files = _small_files(directory, fields, arch)
+    files = small_files(directory, fields, arch)
     with Checkpoint(directory) as checkpoint:
         graph = set_formats(run_passes(arch, checkpoint, passes), formats or {})
         packing = packing_of(graph, passes)
-        small_files[CONFIG_NAME] = config_text(_bundle_config(config, graph), packing)
+        files[CONFIG_NAME] = config_text(bundle_config(config, graph), packing)
         specs = [spec for tensor in graph.tensors for spec in tensor.parts()]
         with staged_directory(Path(out)) as stage:
             with SafetensorsWriter(stage / WEIGHTS_NAME, specs) as writer:
                 _write_tensors(graph.tensors, checkpoint, writer, progress)
                 writer.finish()
-            for name, data in small_files.items():
+            for name, data in files.items():
                 write_file(stage / name, data)
             write_file(stage / MANIFEST_NAME, manifest_text(stage))
     return Conversion(
@@ -93,11 +93,11 @@ def convert(
         passes=packing.passes,
         num_tensors=len(specs),
         weights_bytes=writer.num_bytes,
-        has_tokenizer=TOKENIZER_NAME in small_files,
+        has_tokenizer=TOKENIZER_NAME in files,
     )
 
 
-def _bundle_config(config: Mapping[str, object], graph: Graph) -> dict[str, object]:
+def bundle_config(config: Mapping[str, object], graph: Graph) -> dict[str, object]:
     """The checkpoint's keys, but for what a pass has changed."""
     is_tied = graph.arch.config.tie_word_embeddings
     if is_tied == bool(config.get("tie_word_embeddings")):
@@ -105,7 +105,8 @@ def _bundle_config(config: Mapping[str, object], graph: Graph) -> dict[str, obje
     return {**config, "tie_word_embeddings": is_tied}
 
 
-def _refuse_quantised(fields: Fields, directory: Path) -> None:
+def refuse_quantised(fields: Fields, directory: Path) -> None:
+    """Raise UnsupportedModelError for anything but a float checkpoint."""
     if not fields.has("quantization_config"):
         return
     method = fields.nested("quantization_config").text("quant_method", "an unknown method")
@@ -119,7 +120,7 @@ def _refuse_quantised(fields: Fields, directory: Path) -> None:
     raise UnsupportedModelError(message)
 
 
-def _small_files(directory: Path, fields: Fields, arch: Architecture) -> dict[str, bytes]:
+def small_files(directory: Path, fields: Fields, arch: Architecture) -> dict[str, bytes]:
     """Every file of the bundle but config.json and the weights, checked."""
     vocab_size = arch.config.vocab_size
     read_generation(directory, fields, vocab_size)

@@ -22,17 +22,34 @@ def pack_matrix(matrix: Matrix, checkpoint: Checkpoint) -> Iterator[tuple[int, l
     """Source bytes read and the next bytes of each part, for successive rows of the stack."""
     columns = _columns(matrix, matrix.cols, checkpoint)
     for pieces in matrix.experts:
-        dtype = checkpoint.dtype(pieces)
-        if matrix.rotated == "rows":
-            chunks, dtype = _rotated_rows(pieces, matrix.cols, checkpoint), "F32"
-        else:
-            chunks = _chunks(pieces, matrix.is_interleaved, checkpoint)
+        dtype, chunks = _source_chunks(matrix, pieces, checkpoint)
         for chunk in chunks:
             with _naming(pieces):
                 parts = _core.pack_rows(
                     matrix.weights, dtype, chunk.data, chunk.num_rows, matrix.cols, **columns
                 )
             yield chunk.num_read, parts
+
+
+def float_rows(matrix: Matrix, checkpoint: Checkpoint) -> Iterator[tuple[int, bytes]]:
+    """Source bytes read and the next whole row blocks of the stack as float32, after all passes."""
+    columns = _columns(matrix, matrix.cols, checkpoint)
+    for pieces in matrix.experts:
+        dtype, chunks = _source_chunks(matrix, pieces, checkpoint)
+        for chunk in chunks:
+            with _naming(pieces):
+                rows = _core.transform_rows(
+                    dtype, chunk.data, chunk.num_rows, matrix.cols, **columns
+                )
+            yield chunk.num_read, rows
+
+
+def _source_chunks(
+    matrix: Matrix, pieces: tuple[Rows, ...], checkpoint: Checkpoint
+) -> tuple[str, Iterator[_Chunk]]:
+    if matrix.rotated == "rows":
+        return "F32", _rotated_rows(pieces, matrix.cols, checkpoint)
+    return checkpoint.dtype(pieces), _chunks(pieces, matrix.is_interleaved, checkpoint)
 
 
 def vector_bytes(vector: Vector, checkpoint: Checkpoint) -> bytes:

@@ -15,16 +15,21 @@ from autoglm.modelfile.layout import Matrix, Tensors, bundle_tensors
 QUANT_METHOD = "autoglm"
 FORMAT_VERSION = 1
 GROUP_SIZE = 64
+DEFAULT_ACTIVATION_BITS = 16
 _KEY = "quantization_config"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """The format of the matrices, that of some by name, and the passes that made the tensors."""
+    """The format of the matrices, that of some by name, and the passes that made the tensors.
+
+    `activation_bits` are those of the activations that meet integer weights.
+    """
 
     weights: WeightFormat
     formats: Mapping[str, WeightFormat] = field(default_factory=dict)
     passes: tuple[str, ...] = ()
+    activation_bits: int = DEFAULT_ACTIVATION_BITS
 
 
 def packed_tensors(arch: Architecture, packing: Packing) -> Tensors:
@@ -62,6 +67,7 @@ def read_packing(fields: Fields, directory: Path) -> Packing:
         weights=_format(packing, "weights"),
         formats=_formats(packing) if packing.has("formats") else {},
         passes=packing.texts("passes"),
+        activation_bits=_activation_bits(packing),
     )
 
 
@@ -73,6 +79,8 @@ def config_text(config: Mapping[str, object], packing: Packing) -> bytes:
         "weights": packing.weights,
         "passes": list(packing.passes),
     }
+    if packing.activation_bits != DEFAULT_ACTIVATION_BITS:
+        entry["activation_bits"] = packing.activation_bits
     if packing.formats:
         entry["formats"] = dict(packing.formats)
     if "int4" in {packing.weights, *packing.formats.values()}:
@@ -85,6 +93,13 @@ def _formats(packing: Fields) -> dict[str, WeightFormat]:
     if not all(map(str.isprintable, formats.names())):
         packing.refuse("formats", "formats by the names of matrices")
     return {name: _format(formats, name) for name in formats.names()}
+
+
+def _activation_bits(packing: Fields) -> int:
+    bits = packing.integer("activation_bits", 8, 16, DEFAULT_ACTIVATION_BITS)
+    if bits not in {8, 16}:
+        packing.refuse("activation_bits", "8 or 16")
+    return bits
 
 
 def _format(fields: Fields, key: str) -> WeightFormat:

@@ -28,7 +28,7 @@ from autoglm.modelfile.layout import (
     source_tensors,
     split_name,
 )
-from autoglm.modelfile.packing import Packing
+from autoglm.modelfile.packing import DEFAULT_ACTIVATION_BITS, Packing
 
 # The modules that read each norm's output, before and after the merges.
 _MLP_READERS = [
@@ -109,7 +109,9 @@ def set_formats(graph: Graph, formats: Mapping[str, WeightFormat]) -> Graph:
     return replace(graph, tensors=tuple(map(in_format, graph.tensors)))
 
 
-def packing_of(graph: Graph, passes: Sequence[str]) -> Packing:
+def packing_of(
+    graph: Graph, passes: Sequence[str], *, activation_bits: int = DEFAULT_ACTIVATION_BITS
+) -> Packing:
     """What the bundle's config.json says of how it was made."""
     usual = graph.arch.config.weights
     matrices = [tensor for tensor in graph.tensors if isinstance(tensor, Matrix)]
@@ -117,6 +119,7 @@ def packing_of(graph: Graph, passes: Sequence[str]) -> Packing:
         weights=usual,
         formats={matrix.name: matrix.weights for matrix in matrices if matrix.weights != usual},
         passes=tuple(name for name in PASS_NAMES if name in passes),
+        activation_bits=activation_bits,
     )
 
 

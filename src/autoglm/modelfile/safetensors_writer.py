@@ -9,16 +9,18 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from autoglm.errors import StorageError
+from autoglm.modelfile.files import read_exactly
 from autoglm.modelfile.safetensors import tensor_bytes
 
 ALIGNMENT = 64
 PAD_PREFIX = "pad."
+_READ_BYTES = 8 << 20
 
 
 class TensorSpec(NamedTuple):
@@ -40,12 +42,18 @@ def storage_error(path: Path, err: OSError) -> StorageError:
 class SafetensorsWriter:
     """One file under construction; `append` fills each tensor from its start to its end."""
 
-    def __init__(self, path: Path, specs: Sequence[TensorSpec]) -> None:
-        """Create `path` with the space for all tensors; StorageError when that fails."""
+    def __init__(
+        self, path: Path, specs: Sequence[TensorSpec], *, is_resumed: bool = False
+    ) -> None:
+        """Create `path` with the space for all tensors; StorageError when that fails.
+
+        `is_resumed` keeps what an earlier writer of the same specs has left at `path`.
+        """
         header, self._regions, total = _lay_out(specs)
+        self._ranges = dict(self._regions)
         self._path = path
         self.num_bytes = total
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if is_resumed else os.O_EXCL)
         try:
             self._descriptor = os.open(path, flags, 0o666)
         except OSError as err:
@@ -69,16 +77,39 @@ class SafetensorsWriter:
             raise storage_error(self._path, err) from err
         self._regions[name] = position + len(data), end
 
+    def restart(self, name: str) -> None:
+        """Forget what was written of tensor `name`."""
+        self._regions[name] = self._ranges[name]
+
+    def skip(self, name: str) -> None:
+        """Take tensor `name` as complete, as an earlier writer left it."""
+        end = self._ranges[name][1]
+        self._regions[name] = end, end
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """The bytes in the file of tensor `name`, a few megabytes at a time."""
+        position, end = self._ranges[name]
+        while position < end:
+            data = read_exactly(
+                self._descriptor, min(_READ_BYTES, end - position), position, self._path
+            )
+            yield data
+            position += len(data)
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as err:
+            raise storage_error(self._path, err) from err
+
     def finish(self) -> None:
         """Check that every tensor is complete and wait until the disk has it."""
         for name, (position, end) in self._regions.items():
             if position != end:
                 message = f"tensor '{name}' lacks {end - position} bytes"
                 raise ValueError(message)
-        try:
-            os.fsync(self._descriptor)
-        except OSError as err:
-            raise storage_error(self._path, err) from err
+        self.sync()
 
     def close(self) -> None:
         """Close the file, complete or not."""

@@ -21,7 +21,7 @@ def staged_directory(out: Path) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(out))
     try:
-        _refuse_contents(target)
+        refuse_contents(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         stage = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
         stage.mkdir()
@@ -30,9 +30,9 @@ def staged_directory(out: Path) -> Iterator[Path]:
     try:
         yield stage
         try:
-            _sync_directory(stage)
+            sync_directory(stage)
             stage.rename(target)
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
         except OSError as err:
             raise storage_error(out, err) from err
     finally:
@@ -50,7 +50,8 @@ def write_file(path: Path, data: bytes) -> None:
         raise storage_error(path, err) from err
 
 
-def _refuse_contents(target: Path) -> None:
+def refuse_contents(target: Path) -> None:
+    """Raise StorageError when there is something at `target` but an empty directory."""
     if not target.exists():
         return
     if not target.is_dir() or any(target.iterdir()):
@@ -58,7 +59,8 @@ def _refuse_contents(target: Path) -> None:
         raise StorageError(message)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Wait until the disk has the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

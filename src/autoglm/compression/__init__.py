@@ -1,0 +1,1 @@
+"""Compression of checkpoints into bundles: recipes, quantisation, pruning, one layer at a time."""

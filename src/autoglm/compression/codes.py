@@ -1,0 +1,130 @@
+"""Integer codes of a matrix and their place in the packed layouts of cpp/kernels/kernels.h.
+
+A grid says which values a matrix may take: a step for every weight, and the range of the codes.
+Rounding to nearest and GPTQ both choose codes on a grid; packing stores them with its scales.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoglm import _core
+from autoglm.compression.recipe import Granularity
+from autoglm.modelfile.arch import WeightFormat
+from autoglm.modelfile.layout import ROW_BLOCK
+from autoglm.modelfile.packing import GROUP_SIZE
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.int8]
+Item = TypeVar("Item", bound=np.generic)
+
+_INT8_ALIGN = 64
+_INT4_ALIGN = 2 * GROUP_SIZE
+_INT4_ZERO = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """w ~ scale[row] * group_scale[row, column / 64] * code, code in [low, high].
+
+    Without `group_scale`, in int8, groups have no scales of their own.
+    """
+
+    scale: Floats  # [rows]
+    group_scale: NDArray[np.uint8] | None  # [rows, ceil(cols / 64)]
+    low: int
+    high: int
+
+    def steps(self, cols: int) -> Floats:
+        """The distance of neighbouring values, [rows, cols] or [rows, 1]."""
+        if self.group_scale is None:
+            return self.scale[:, None]
+        steps = self.scale[:, None] * self.group_scale.astype(np.float32)
+        return np.repeat(steps, GROUP_SIZE, axis=1)[:, :cols]
+
+
+def int8_grid(weights: Floats, granularity: Granularity = "row") -> Grid:
+    """The largest magnitude of each row, or of the matrix, at code 127."""
+    largest = np.abs(weights).max(axis=1)
+    if granularity == "tensor":
+        largest = np.full_like(largest, largest.max())
+    return Grid(largest / np.float32(127.0), None, -127, 127)
+
+
+def int4_grid(weights: Floats, *, bits: int = 4, importance: Floats | None = None) -> Grid:
+    """Scales of both levels by least squared error; `importance` weighs the columns' errors."""
+    rows, cols = weights.shape
+    padded = _pad_columns(weights, GROUP_SIZE)
+    weighing = None
+    if importance is not None:
+        weighing = np.zeros(padded.shape[1], np.float32)
+        weighing[:cols] = importance / max(float(importance.max()), 1e-30)
+    _, groups, scale = _core.quantize_int4(
+        padded.data,
+        rows,
+        padded.shape[1],
+        bits=bits,
+        importance=None if weighing is None else weighing.data,
+    )
+    half = 1 << (bits - 1)
+    return Grid(
+        np.frombuffer(scale, np.float32),
+        np.frombuffer(groups, np.uint8).reshape(rows, -1),
+        -half,
+        half - 1,
+    )
+
+
+def round_to_nearest(weights: Floats, grid: Grid) -> Codes:
+    """The nearest code of each weight; zero where the step is."""
+    steps = grid.steps(weights.shape[1])
+    with np.errstate(divide="ignore"):
+        inverse = np.where(steps > 0, np.float32(1.0) / steps, np.float32(0.0))
+    codes = np.rint(weights * inverse)
+    return np.clip(codes, grid.low, grid.high).astype(np.int8)
+
+
+def values_of(codes: Codes, grid: Grid) -> Floats:
+    """The weights that codes stand for."""
+    return codes * grid.steps(codes.shape[1])
+
+
+def pack_codes(codes: Codes, grid: Grid) -> list[bytes]:
+    """The parts of the packed matrix, in the order of `_core.packed_shapes`."""
+    rows = codes.shape[0]
+    padding = -rows % ROW_BLOCK
+    scale = np.pad(grid.scale, (0, padding)).astype(np.float32).tobytes()
+    codes = np.pad(codes, ((0, padding), (0, 0)))
+    if grid.group_scale is None:
+        padded = _pad_columns(codes, _INT8_ALIGN)
+        blocks = padded.reshape(len(padded) // ROW_BLOCK, ROW_BLOCK, -1, 4)
+        return [blocks.transpose(0, 2, 1, 3).tobytes(), scale]
+    nibbles = (_pad_columns(codes, _INT4_ALIGN) + _INT4_ZERO).astype(np.uint8)
+    halves = nibbles.reshape(len(nibbles) // ROW_BLOCK, ROW_BLOCK, -1, 2, ROW_BLOCK, 4)
+    packed = halves[:, :, :, 0] | (halves[:, :, :, 1] << 4)
+    num_groups = nibbles.shape[1] // GROUP_SIZE
+    groups = np.ones((len(nibbles), num_groups), np.uint8)
+    groups[:rows, : grid.group_scale.shape[1]] = grid.group_scale
+    groups = groups.reshape(-1, ROW_BLOCK, num_groups).transpose(0, 2, 1)
+    return [packed.transpose(0, 2, 3, 1, 4).tobytes(), groups.tobytes(), scale]
+
+
+def pack_floats(weights: Floats, target: WeightFormat) -> list[bytes]:
+    """The parts of a matrix rounded to nearest by the core, in any format."""
+    rows, cols = weights.shape
+    return _core.pack_rows(target, "F32", np.ascontiguousarray(weights).data, rows, cols)
+
+
+def unpack(parts: list[bytes], target: WeightFormat, rows: int, cols: int) -> Floats:
+    """The matrix that packed parts stand for."""
+    values = _core.dequantize(target, parts, rows, cols)
+    return np.frombuffer(values, np.float32).reshape(rows, cols)
+
+
+def _pad_columns(matrix: NDArray[Item], multiple: int) -> NDArray[Item]:
+    padding = -matrix.shape[1] % multiple
+    return np.pad(matrix, ((0, 0), (0, padding))) if padding else np.ascontiguousarray(matrix)

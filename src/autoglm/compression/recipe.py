@@ -1,0 +1,205 @@
+"""A recipe: what `autoglm compress` does to a model, as a TOML file whose every key is checked.
+
+Shipped recipes lie in `recipes/`; docs/compression.md explains the keys.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+from autoglm.errors import InputError, ModelConfigError, UsageError
+from autoglm.inputs.text import read_text
+from autoglm.modelfile.arch import WEIGHT_FORMATS, WeightFormat
+from autoglm.modelfile.fields import Fields
+from autoglm.modelfile.passes import DEFAULT_PASSES, PASS_NAMES
+
+Method = Literal["rtn", "gptq"]
+Scaling = Literal["none", "awq", "smoothquant"]
+Granularity = Literal["row", "tensor"]
+Name = TypeVar("Name", bound=str)
+
+RECIPES = Path(__file__).parent / "recipes"
+MAX_RECIPE_BYTES = 64 << 10
+_KEYS = (
+    "description",
+    "weights",
+    "bits",
+    "granularity",
+    "method",
+    "scaling",
+    "smoothing",
+    "activation_bits",
+    "passes",
+    "formats",
+    "calibration",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationSize:
+    """How much of the calibration text is read."""
+
+    num_sequences: int = 32
+    sequence_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """`text` is the TOML it came from; the other fields are its keys.
+
+    `bits` are those of integer codes; 3 are stored in the layout of int4. `granularity` is how many
+    weights share an int8 scale.
+    """
+
+    name: str
+    text: str
+    description: str
+    weights: WeightFormat
+    bits: int
+    granularity: Granularity
+    method: Method
+    scaling: Scaling
+    smoothing: float
+    activation_bits: int
+    passes: tuple[str, ...]
+    formats: Mapping[str, WeightFormat]
+    calibration: CalibrationSize = field(default_factory=CalibrationSize)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether a step looks at activations."""
+        return self.method != "rtn" or self.scaling != "none"
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The shipped recipes."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A shipped recipe by name, or the one in a file whose name ends in `.toml`.
+
+    UsageError names the key that is wrong; InputError says why a file cannot be read.
+    """
+    if str(name).endswith(".toml"):
+        path = Path(name)
+    elif str(name) in recipe_names():
+        path = RECIPES / f"{name}.toml"
+    else:
+        known = ", ".join(recipe_names())
+        message = f"there is no recipe {str(name)[:80]!r}; use a file *.toml or one of {known}"
+        raise UsageError(message)
+    return parse_recipe(path.stem, read_text(str(path), max_bytes=MAX_RECIPE_BYTES))
+
+
+def parse_recipe(name: str, text: str) -> Recipe:
+    """The recipe in a TOML text."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        message = f"recipe {name}: is not valid TOML: {err}"
+        raise InputError(message) from err
+    try:
+        return _checked(_parse(name, text, Fields(values, f"recipe {name}")))
+    except ModelConfigError as err:
+        raise UsageError(str(err)) from err
+
+
+def _parse(name: str, text: str, fields: Fields) -> Recipe:
+    _refuse_unknown(fields, _KEYS)
+    weights = _choice(fields, "weights", WEIGHT_FORMATS, None)
+    calibration = fields.nested("calibration")
+    _refuse_unknown(calibration, ("num_sequences", "sequence_tokens"))
+    usual = CalibrationSize()
+    return Recipe(
+        name=name,
+        text=text,
+        description=fields.text("description", ""),
+        weights=weights,
+        bits=_bits(fields, weights),
+        granularity=_choice(fields, "granularity", get_args(Granularity), "row"),
+        method=_choice(fields, "method", get_args(Method), "rtn"),
+        scaling=_choice(fields, "scaling", get_args(Scaling), "none"),
+        smoothing=fields.real("smoothing", 0.0, 1.0, 0.5),
+        activation_bits=_one_of(fields, "activation_bits", (8, 16), 16),
+        passes=_passes(fields),
+        formats=_formats(fields),
+        calibration=CalibrationSize(
+            num_sequences=calibration.integer("num_sequences", 1, 4096, usual.num_sequences),
+            sequence_tokens=calibration.integer("sequence_tokens", 2, 8192, usual.sequence_tokens),
+        ),
+    )
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """The recipe, unless its keys contradict each other."""
+    is_integer = recipe.weights in {"int8", "int4"}
+    faults = (
+        (recipe.bits == 3 and recipe.weights != "int4", "'bits' 3 needs 'weights' \"int4\""),
+        (
+            recipe.granularity == "tensor" and recipe.weights != "int8",
+            "'granularity' \"tensor\" needs 'weights' \"int8\"",
+        ),
+        (
+            recipe.granularity == "tensor" and recipe.method == "gptq",
+            "'granularity' \"tensor\" goes with 'method' \"rtn\" only",
+        ),
+        (
+            recipe.needs_calibration and not is_integer,
+            "'method' and 'scaling' need integer 'weights'",
+        ),
+        (
+            recipe.activation_bits == 8 and not is_integer,
+            "'activation_bits' 8 needs integer 'weights'",
+        ),
+    )
+    for is_wrong, fault in faults:
+        if is_wrong:
+            message = f"recipe {recipe.name}: {fault}"
+            raise UsageError(message)
+    return recipe
+
+
+def _refuse_unknown(fields: Fields, known: tuple[str, ...]) -> None:
+    for key in fields.names():
+        if key not in known:
+            message = f"{fields.where}: unknown key {key[:80]!r}; there are {', '.join(known)}"
+            raise UsageError(message)
+
+
+def _choice(fields: Fields, key: str, names: tuple[Name, ...], default: Name | None) -> Name:
+    value = fields.text(key, default)
+    for name in names:
+        if value == name:
+            return name
+    fields.refuse(key, f"one of {', '.join(names)}")
+
+
+def _one_of(fields: Fields, key: str, values: tuple[int, ...], default: int) -> int:
+    value = fields.integer(key, min(values), max(values), default)
+    if value not in values:
+        fields.refuse(key, f"one of {', '.join(map(str, values))}")
+    return value
+
+
+def _bits(fields: Fields, weights: WeightFormat) -> int:
+    usual = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}[weights]
+    return _one_of(fields, "bits", (usual, 3) if weights == "int4" else (usual,), usual)
+
+
+def _passes(fields: Fields) -> tuple[str, ...]:
+    names: list[str] = []
+    for name in fields.texts("passes") or DEFAULT_PASSES:
+        if name not in (*PASS_NAMES, "default"):
+            fields.refuse("passes", f"names of default, {', '.join(PASS_NAMES)}")
+        names.extend(DEFAULT_PASSES if name == "default" else (name,))
+    return tuple(names)
+
+
+def _formats(fields: Fields) -> dict[str, WeightFormat]:
+    table = fields.nested("formats")
+    return {name: _choice(table, name, WEIGHT_FORMATS, None) for name in table.names()}
