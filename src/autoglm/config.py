@@ -20,6 +20,8 @@ PRECISIONS = (FAST, EXACT)
 
 MAX_THREADS = 256
 MAX_FILE_BYTES = 2**20
+# Tables of the file that belong to one command; who owns a table checks it.
+SECTIONS = frozenset({"serve"})
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -152,6 +154,18 @@ def _read_file(path: Path, *, is_required: bool) -> dict[str, object]:
         raise UsageError(message) from err
 
 
+def read_section(
+    name: str, *, environ: Mapping[str, str], path: Path | None = None
+) -> Mapping[str, object]:
+    """One of SECTIONS as it stands in the file; empty when there is none. Raises UsageError."""
+    file = path or config_path(environ)
+    table = _read_file(file, is_required=path is None and "AUTOGLM_CONFIG" in environ).get(name, {})
+    if not isinstance(table, dict):
+        message = f"config file {file}: {name} is {table!r}; expected a table [{name}]"
+        raise UsageError(message)
+    return table
+
+
 def _reject_unknown(keys: Mapping[str, object], source: str) -> None:
     known = [field.name for field in fields(Settings)]
     unknown = sorted(set(keys) - set(known))
@@ -175,7 +189,8 @@ def load_settings(
     _reject_unknown(flags, "argument")
 
     file = path or config_path(environ)
-    in_file = _read_file(file, is_required=path is None and "AUTOGLM_CONFIG" in environ)
+    whole = _read_file(file, is_required=path is None and "AUTOGLM_CONFIG" in environ)
+    in_file = {name: value for name, value in whole.items() if name not in SECTIONS}
     _reject_unknown(in_file, f"config file {file}")
 
     sources = _Sources(flags, environ, in_file, file)

@@ -73,6 +73,18 @@ class Runtime:
             self._loaded = self._load_engine(self._settings)
         return _ms_since(start)
 
+    def engine(self) -> WindowedEngine:
+        """The engine itself, for token ids and scores; loads it. Raises what loading raises."""
+        self.load()
+        return self._model()[0]
+
+    def _model(self) -> tuple[WindowedEngine, str, bytes]:
+        loaded = self._loaded
+        if loaded is None:
+            message = "the client was closed while the request began"
+            raise UsageError(message)
+        return loaded
+
     def close(self) -> None:
         """Give the model back once running requests have ended; later requests are errors."""
         with self._loading:
@@ -89,18 +101,15 @@ class Runtime:
 
     def _stream(self, request: Request, start: float) -> Generator[Chunk, None, None]:
         load_ms = self.load()
-        loaded = self._loaded
-        if loaded is None:
-            message = "the client was closed while the request began"
-            raise UsageError(message)
-        engine, name, fingerprint = loaded
+        engine, name, fingerprint = self._model()
         key = self._cache.key(
             request,
             model=fingerprint,
             context_tokens=engine.context_tokens,
             max_tokens=engine.answer_tokens(request),
         )
-        if request.sampling.is_deterministic and (answer := self._cache.get(key)):
+        may_repeat = request.sampling.is_deterministic and request.sampling.num_logprobs is None
+        if may_repeat and (answer := self._cache.get(key)):
             route = _route(name, answer.num_parts, is_cached=True)
             timings = Timings(load_ms, _ms_since(start), _ms_since(start))
             yield _last_chunk(request, answer, answer.text, route, timings)
@@ -118,7 +127,7 @@ class Runtime:
             answer = Answer(
                 text, chunk.finish_reason, chunk.usage or Usage(0, 0), max(1, len(parts))
             )
-            if request.sampling.is_deterministic and answer.finish_reason != "cancelled":
+            if may_repeat and answer.finish_reason != "cancelled":
                 self._cache.put(key, answer)
             route = _route(name, answer.num_parts, is_cached=False)
             timings = Timings(load_ms, first_token_ms, _ms_since(start))

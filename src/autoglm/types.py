@@ -153,10 +153,12 @@ class Request:
     """What an engine answers. Raises InvalidRequestError.
 
     `text` is a document that belongs to the last user message; it may be longer than the context
-    window. `max_tokens` None means the engine's default. `schema` asks for a JSON answer.
+    window. A `prompt`, as text or token ids, is continued as it stands, instead of messages.
+    `max_tokens` None means the engine's default. `schema` asks for a JSON answer.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] | None = None
     text: str | None = None
     max_tokens: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -165,7 +167,11 @@ class Request:
     cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._check_messages()
+        if self.prompt is None:
+            self._check_messages()
+        elif self.messages or self.text is not None or self.schema is not None:
+            message = "a prompt that is continued takes no messages, text or schema"
+            raise InvalidRequestError(message)
         if self.text is not None:
             check_type("text", self.text, str, "a string")
         if self.max_tokens is not None:

@@ -75,8 +75,14 @@ def test_a_change_of_model_or_limits_is_a_miss(change: dict[str, Any]) -> None:
     assert key(cache, BASE) != key(cache, BASE, **change)
 
 
+def test_another_prompt_to_continue_is_a_miss() -> None:
+    cache = AnswerCache(10_000)
+    keys = {key(cache, Request(prompt=prompt)) for prompt in ("a", "b", (1, 2), (1, 3))}
+    assert len(keys) == 4
+
+
 def test_no_field_of_a_request_is_left_out_of_the_key() -> None:
-    covered = {name.split()[0] for name in OTHER_REQUESTS} | {"sampling", "max_tokens"}
+    covered = {name.split()[0] for name in OTHER_REQUESTS} | {"sampling", "max_tokens", "prompt"}
     assert {field.name for field in fields(Request)} - covered == {"cancellation"}
 
 

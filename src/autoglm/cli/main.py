@@ -19,6 +19,7 @@ from autoglm.errors import AutoGLMError, CancelledError, ResourceError, StorageE
 COMMANDS = {
     "generate": "answer a prompt, about a text file if one is given",
     "chat": "talk with the model",
+    "serve": "answer the requests of other programs",
     "convert": "turn a Hugging Face checkpoint into a bundle",
     "compress": "make a checkpoint smaller and faster by a recipe",
     "verify": "check a bundle against its manifest",

@@ -46,6 +46,7 @@ class AnswerCache:
             "model": model.hex(),
             "window": [context_tokens, max_tokens],
             "messages": [[message.role, message.content] for message in request.messages],
+            "prompt": request.prompt,
             "text": request.text,
             "stop": request.stop,
             "schema": request.schema,

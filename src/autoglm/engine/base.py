@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from autoglm.errors import AutoGLMError
-from autoglm.types import Chunk, Logprob, Request, SamplingParams
+from autoglm.types import Cancellation, Chunk, Logprob, Request, SamplingParams
 
 
 class Engine(Protocol):
@@ -24,11 +24,29 @@ class WindowedEngine(Engine, Protocol):
     def context_tokens(self) -> int:
         """The window's size."""
 
+    @property
+    def temperature(self) -> float:
+        """What the model's makers advise; 0 when they say nothing."""
+
     def prompt_ids(self, request: Request) -> list[int]:
         """The token ids of the whole prompt, however long."""
 
     def num_tokens(self, text: str) -> int:
         """The number of tokens of a plain text."""
+
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a plain text."""
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of tokens, names of control tokens included. Raises InvalidRequestError."""
+
+    def logprobs(
+        self, ids: Sequence[int], num_top: int, cancellation: Cancellation
+    ) -> list[Logprob]:
+        """How likely each of ids[1:] was, beside the `num_top` likeliest in its place."""
+
+    def embed(self, ids: Sequence[int], cancellation: Cancellation) -> list[float]:
+        """The mean of the last hidden states of a text. Raises InvalidRequestError."""
 
     def answer_tokens(self, request: Request) -> int:
         """The most tokens the answer may have: the request's limit, or the engine's."""
@@ -97,6 +115,14 @@ class TokenModel(Protocol[SessionT]):
 
     def session(self, sampling: SamplingParams) -> SessionT:
         """A new, empty sequence."""
+
+    def logprobs(
+        self, ids: Sequence[int], num_top: int, cancellation: Cancellation
+    ) -> list[Logprob]:
+        """Of ids[1:], in a sequence of their own."""
+
+    def embed(self, ids: Sequence[int], cancellation: Cancellation) -> list[float]:
+        """The mean of the last hidden states of a sequence."""
 
     def run_passes(self, parts: Sequence[Part[SessionT]], seconds: float) -> list[PassOutcome]:
         """One pass for all parts, more of them while all only decode and `seconds` allow.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from autoglm.engine.base import Part, PassOutcome
 from autoglm.errors import CancelledError
-from autoglm.types import Logprob, SamplingParams
+from autoglm.types import Cancellation, Logprob, SamplingParams
 
 Continuation = Callable[[list[int], SamplingParams], Sequence[int]]
 
@@ -28,6 +28,16 @@ class FakeModel:
     def session(self, sampling: SamplingParams) -> FakeSession:
         """A new, empty sequence."""
         return FakeSession(self, self._continuation, sampling)
+
+    def logprobs(
+        self, ids: Sequence[int], num_top: int, cancellation: Cancellation
+    ) -> list[Logprob]:
+        """A model that is sure of every token."""
+        return [Logprob(token, 0.0, ((token, 0.0),) if num_top else ()) for token in ids[1:]]
+
+    def embed(self, ids: Sequence[int], cancellation: Cancellation) -> list[float]:
+        """The mean of the token ids."""
+        return [sum(ids) / len(ids)]
 
     def run_passes(self, parts: Sequence[Part[FakeSession]], seconds: float) -> list[PassOutcome]:
         """One step of every session; `seconds` do not matter as nothing takes time."""

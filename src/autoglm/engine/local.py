@@ -6,7 +6,7 @@ share the passes over the model.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -17,7 +17,7 @@ from autoglm.engine.stop import StopMatcher
 from autoglm.engine.token_pool import TokenPool
 from autoglm.engine.tokenizer import Detokenizer, Tokenizer
 from autoglm.errors import CancelledError, ContextOverflowError, InvalidRequestError
-from autoglm.types import Chunk, FinishReason, Logprob, Request, Usage
+from autoglm.types import Cancellation, Chunk, FinishReason, Logprob, Request, Usage
 
 
 class LocalEngine:
@@ -32,8 +32,13 @@ class LocalEngine:
         eos_ids: tuple[int, ...],
         context_tokens: int,
         max_tokens: int,
+        temperature: float = 0.0,
     ) -> None:
-        """`max_tokens` is the length of an answer when the request gives none."""
+        """`max_tokens` is the length of an answer when the request gives none.
+
+        `temperature` is what the model's makers advise.
+        """
+        self.temperature = temperature
         self._model = model
         self._tokenizer = tokenizer
         self._prompts = prompts
@@ -50,11 +55,33 @@ class LocalEngine:
 
     def prompt_ids(self, request: Request) -> list[int]:
         """The token ids of the whole prompt, however long."""
-        return self._prompts.encode(request)
+        if request.prompt is None:
+            return self._prompts.encode(request)
+        if isinstance(request.prompt, str):
+            return self.token_ids(request.prompt)
+        return list(request.prompt)
+
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a plain text."""
+        return self._tokenizer.encode(text, has_controls=False)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of tokens, names of control tokens included. Raises InvalidRequestError."""
+        return self._tokenizer.decode(ids, has_controls=True)
+
+    def logprobs(
+        self, ids: Sequence[int], num_top: int, cancellation: Cancellation
+    ) -> list[Logprob]:
+        """How likely each of ids[1:] was, beside the `num_top` likeliest in its place."""
+        return self._model.logprobs(ids, num_top, cancellation)
+
+    def embed(self, ids: Sequence[int], cancellation: Cancellation) -> list[float]:
+        """The mean of the last hidden states of a text. Raises InvalidRequestError."""
+        return self._model.embed(ids, cancellation)
 
     def num_tokens(self, text: str) -> int:
         """The number of tokens of a plain text."""
-        return len(self._tokenizer.encode(text, has_controls=False))
+        return len(self.token_ids(text))
 
     def answer_tokens(self, request: Request) -> int:
         """The most tokens the answer may have."""
@@ -77,7 +104,7 @@ class LocalEngine:
             raise ContextOverflowError(message)
         num_answer = min(self.answer_tokens(request), self._context_tokens - len(ids))
         eos_ids = frozenset[int]() if request.sampling.ignore_eos else self._eos_ids
-        answer = _Answer(self._tokenizer, request.stop, eos_ids)
+        answer = _Answer(self._tokenizer, request, eos_ids)
         num_reserved = self._model.held_tokens(len(ids) + num_answer)
         try:
             with self._pool.reserved(num_reserved, request.cancellation):
@@ -107,13 +134,11 @@ class LocalEngine:
 class _Answer:
     """Turns batches of token ids into the text of the answer so far."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, stop: tuple[str, ...], eos_ids: frozenset[int]
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, request: Request, eos_ids: frozenset[int]) -> None:
         self._detokenizer = Detokenizer(tokenizer)
-        self._matcher = StopMatcher(stop)
+        self._matcher = StopMatcher(request.stop)
         self._eos_ids = eos_ids
-        self._has_begun = False
+        self._has_begun = request.prompt is not None
         self.num_tokens = 0
         self.num_cached = 0
         self.is_finished = False

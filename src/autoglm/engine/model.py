@@ -159,6 +159,7 @@ class LoadedModel:
             eos_ids=self.bundle.eos_ids,
             context_tokens=self.context_tokens,
             max_tokens=max_tokens,
+            temperature=self.bundle.generation.get("temperature", 0.0),
         )
 
     def memory_need(self, context_tokens: int = 0) -> MemoryNeed:

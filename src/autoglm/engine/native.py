@@ -19,7 +19,7 @@ from autoglm.errors import (
     core_error,
     translate_core_errors,
 )
-from autoglm.types import Logprob, SamplingParams
+from autoglm.types import Cancellation, Logprob, SamplingParams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,14 +161,16 @@ class NativeModel:
         with self._measuring(ids) as (session, numbers):
             return np.asarray(session.logits(numbers), np.float32)
 
-    def logprobs(self, ids: Sequence[int], num_top: int) -> list[Logprob]:
+    def logprobs(
+        self, ids: Sequence[int], num_top: int, cancellation: Cancellation
+    ) -> list[Logprob]:
         """Of ids[1:], with the `num_top` likeliest tokens in the place of each."""
-        with self._measuring(ids) as (session, numbers):
+        with self._measuring(ids) as (session, numbers), cancellation.attached(session.cancel):
             return [_logprob(entry) for entry in session.logprobs(numbers, num_top)]
 
-    def embed(self, ids: Sequence[int]) -> list[float]:
+    def embed(self, ids: Sequence[int], cancellation: Cancellation) -> list[float]:
         """The mean of the last hidden states, [hidden_size]."""
-        with self._measuring(ids) as (session, numbers):
+        with self._measuring(ids) as (session, numbers), cancellation.attached(session.cancel):
             return session.embed(numbers)
 
     def score(self, ids: Sequence[int]) -> float:

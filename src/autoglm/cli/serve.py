@@ -1,0 +1,131 @@
+"""Answer the requests of other programs, in the manner of OpenAI's and Ollama's services."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from autoglm.cli.options import add_model_option, add_threads_option, whole_number
+from autoglm.cli.output import note
+from autoglm.config import load_settings
+from autoglm.errors import UsageError, require
+from autoglm.serve.settings import ServeSettings, load_serve_settings
+
+if TYPE_CHECKING:
+    from autoglm.serve.security import App as Application
+
+EXTRA = "serve"
+SHUTDOWN_S = 5
+KEEP_CONNECTION_S = 30
+BACKLOG = 2048
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    add_model_option(parser)
+    parser.add_argument("--host", metavar="ADDRESS", help="address to bind (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", metavar="N", type=whole_number(0), help="port, 0 for a free one (default: 8080)"
+    )
+    parser.add_argument(
+        "--api-key-file", metavar="FILE", help="keys that requests must bring, one a line"
+    )
+    parser.add_argument(
+        "--allow-remote",
+        action="store_true",
+        default=None,
+        help="let other machines in; needs --host and --api-key-file",
+    )
+    parser.add_argument(
+        "--slots", metavar="N", type=whole_number(1), help="requests at once (default: 8)"
+    )
+    parser.add_argument(
+        "--queue", metavar="N", type=whole_number(0), help="requests that may wait (default: 32)"
+    )
+    add_threads_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    flags = {
+        "host": args.host,
+        "port": args.port,
+        "api_key_file": args.api_key_file,
+        "allow_remote": args.allow_remote,
+        "slots": args.slots,
+        "queue": args.queue,
+    }
+    settings = load_settings({"model": args.model, "threads": args.threads})
+    serve = load_serve_settings(flags, environ=os.environ)
+    require("starlette", extra=EXTRA)
+    require("uvicorn", extra=EXTRA)
+    from autoglm.serve.app import make_app, make_service
+
+    _log_to_stderr(serve)
+    app = make_app(make_service(settings, serve))
+    return _serve(app, serve)
+
+
+def _serve(app: Application, serve: ServeSettings) -> int:
+    import socket
+
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        host=serve.host,
+        port=serve.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_CONNECTION_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        ws="none",
+        lifespan="on",
+    )
+    family = socket.AF_INET6 if ":" in serve.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((serve.host, serve.port))
+        except OSError as err:
+            message = f"cannot listen on {serve.host} port {serve.port}: {err.strerror or err}"
+            raise UsageError(message) from err
+        listener.listen(BACKLOG)  # from now on clients can connect
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        note(f"serving on http://{shown}:{port}")
+        with _stop_by_signal():
+            uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+@contextmanager
+def _stop_by_signal() -> Iterator[None]:
+    """Signals stop the service in order; the server raises them once more when it is done."""
+    previous = {number: signal.signal(number, _ignore) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """The service has stopped already."""
+
+
+def _log_to_stderr(serve: ServeSettings) -> None:
+    """One line for every request; never a prompt."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("autoglm.serve")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if serve.log == "requests" else logging.ERROR)

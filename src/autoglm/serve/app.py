@@ -1,0 +1,138 @@
+"""Builds the service: routes, guard, models and the tasks that run beside them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from autoglm import __version__
+from autoglm.config import Settings
+from autoglm.errors import UsageError
+from autoglm.serve.admission import Admission
+from autoglm.serve.chat import ChatRoute
+from autoglm.serve.completions import CompletionRoute
+from autoglm.serve.errors import RefusedError
+from autoglm.serve.http import Handler, Json, endpoint, error_response
+from autoglm.serve.models import Models
+from autoglm.serve.ollama import OllamaRoutes
+from autoglm.serve.security import App, Guard, Scope, is_loopback, read_keys
+from autoglm.serve.service import Service
+from autoglm.serve.settings import ServeSettings
+from autoglm.serve.texts import TextRoutes
+
+REAP_EVERY_S = 1.0
+
+
+def make_service(settings: Settings, serve: ServeSettings) -> Service:
+    """The parts, nothing loaded yet. Raises ModelFileError, UsageError."""
+    keep = None if serve.keep_alive_s < 0 else serve.keep_alive_s
+    models = Models(settings, [Path(path) for path in serve.models], keep_alive_s=keep)
+    return Service(serve, models, Admission(serve.slots, serve.queue))
+
+
+def make_app(service: Service) -> App:
+    """The guarded application. Raises UsageError when it would be open to others without a key."""
+    serve = service.settings
+    keys = () if serve.api_key_file is None else read_keys(Path(serve.api_key_file))
+    check_bind(serve, has_keys=bool(keys))
+    app = Starlette(routes=_routes(service), lifespan=_lifespan(service))
+    app.add_exception_handler(HTTPException, _no_route)
+    return Guard(
+        app,
+        refuse=_refused,
+        keys=keys,
+        hosts=serve.hosts,
+        is_local=is_loopback(serve.host),
+    )
+
+
+def check_bind(serve: ServeSettings, *, has_keys: bool) -> None:
+    """Raise UsageError for an address that others reach, unless it is meant and has a key."""
+    if is_loopback(serve.host):
+        return
+    if not serve.allow_remote:
+        message = (
+            f"host {serve.host} lets other machines in; if that is meant, "
+            "give --allow-remote and --api-key-file"
+        )
+        raise UsageError(message)
+    if not has_keys:
+        message = f"host {serve.host} lets other machines in; give a key with --api-key-file FILE"
+        raise UsageError(message)
+
+
+def _routes(service: Service) -> Sequence[Route]:
+    texts = TextRoutes(service)
+    ollama = OllamaRoutes(service, texts)
+
+    async def health(_request: HttpRequest) -> Response:
+        return Json({"status": "ok", "version": __version__})
+
+    async def metrics(_request: HttpRequest) -> Response:
+        text = service.metrics.text(service.gauges())
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    handlers: list[tuple[str, str, Handler]] = [
+        ("GET", "/health", health),
+        ("GET", "/metrics", metrics),
+        ("GET", "/v1/models", texts.models),
+        ("GET", "/v1/models/{name:path}", texts.model),
+        ("POST", "/v1/chat/completions", ChatRoute(service).__call__),
+        ("POST", "/v1/completions", CompletionRoute(service).__call__),
+        ("POST", "/v1/embeddings", texts.embeddings),
+        ("POST", "/tokenize", texts.tokenize),
+        ("POST", "/detokenize", texts.detokenize),
+        ("POST", "/api/chat", ollama.chat),
+        ("POST", "/api/generate", ollama.generate),
+        ("POST", "/api/embed", ollama.embed),
+        ("POST", "/api/embeddings", ollama.embed),
+        ("POST", "/api/show", ollama.show),
+        ("GET", "/api/tags", ollama.tags),
+        ("GET", "/api/ps", ollama.running),
+        ("GET", "/api/version", ollama.version),
+    ]
+    return [
+        Route(path, endpoint(handler, service.metrics, path), methods=[method])
+        for method, path, handler in handlers
+    ]
+
+
+def _lifespan(service: Service) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        reaper = asyncio.create_task(_reap(service))
+        try:
+            yield
+        finally:
+            reaper.cancel()
+            with suppress(asyncio.CancelledError):
+                await reaper
+            service.close()
+
+    return lifespan
+
+
+async def _reap(service: Service) -> None:
+    """Unload models that nobody asked for in their time."""
+    while True:
+        await asyncio.sleep(REAP_EVERY_S)
+        service.models.unload_idle()
+
+
+def _refused(err: RefusedError, scope: Scope) -> App:
+    response: App = error_response(err, scope["path"])
+    return response
+
+
+async def _no_route(request: HttpRequest, err: Exception) -> Response:
+    status = err.status_code if isinstance(err, HTTPException) else 500
+    text = f"there is no {request.method} {request.url.path[:100]} here"
+    return error_response(RefusedError(text, status=status, code="unknown_route"), request.url.path)
