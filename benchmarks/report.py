@@ -109,10 +109,10 @@ def limits_line(scale: Scale) -> str:
 
 
 def noise_line(samples: Sequence[Sample]) -> str:
-    """How many timings stayed disturbed after all tries."""
+    """How many timings something else disturbed in every try."""
     timed = [sample for sample in samples if sample.other_cpus is not None]
     quiet = sum(median_of([sample]).is_noisy is False for sample in timed)
-    return f"{quiet} of {len(timed)} timings were quiet after at most all tries."
+    return f"{quiet} of {len(timed)} timings were quiet; rows without one are marked noisy."
 
 
 def page(saved: dict[str, Any], quality: dict[str, Any] | None) -> str:
