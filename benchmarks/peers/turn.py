@@ -70,6 +70,15 @@ def read_memory(pid: int) -> Memory:
     )
 
 
+def peak_of(pid: int) -> float | None:
+    """The most resident MiB of a process since its exec; None if it has ended.
+
+    What wait4(2) tells counts the memory of this process too, from before the exec.
+    """
+    peak_kib = _kib_lines(Path(f"/proc/{pid}/status")).get("VmHWM")
+    return None if peak_kib is None else peak_kib * KIB / MIB
+
+
 def _kib_lines(path: Path) -> dict[str, int]:
     words = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
     return {line[0].rstrip(":"): int(line[1]) for line in words if line[-1] == "kB"}
