@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from peers import workload
+from peers.engines import OURS
 from peers.rows import Row, median_of
 from peers.workload import Sample
 
@@ -21,7 +22,7 @@ PEER_COLORS = ("#d1742f", "#8957e5", "#2f8f46", "#b3446c", "#6e7781", "#9a6700")
 MARKERS = {"prompt": "o", "generation": "s"}
 # Below this share of a phase's time a step says nothing about the engine.
 MIN_SHARE = 0.005
-STYLE: Mapping[str, Any] = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "autoglm",
     "font.size": 9,
@@ -58,7 +59,7 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
         save(figure, path)
 
 
-def depth(samples: Sequence[Sample], model: str, own: str, path: Path) -> None:
+def depth(samples: Sequence[Sample], model: str, path: Path) -> None:
     """Decode speed of every engine against the tokens before."""
     of_model = [sample for sample in samples if sample.model == model and sample.row in DEPTHS]
     colors = iter(PEER_COLORS)
@@ -70,8 +71,8 @@ def depth(samples: Sequence[Sample], model: str, own: str, path: Path) -> None:
                 found = [s for s in of_model if (s.engine, s.row) == (engine, row)]
                 if found:
                     points.append((tokens, median_of(found).value))
-            color = OWN_COLOR if engine == own else next(colors)
-            width = 2.5 if engine == own else 1.2
+            color = OWN_COLOR if engine == OURS else next(colors)
+            width = 2.5 if engine == OURS else 1.2
             axes.plot(*zip(*points, strict=True), "o-", color=color, lw=width, ms=4, label=engine)
         axes.set_ylim(bottom=0)
         axes.set_xticks(list(DEPTHS.values()))

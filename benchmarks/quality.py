@@ -1,21 +1,21 @@
 """What quantisation costs: perplexity of a checkpoint for weights x activations x KV cache.
 
 The reference is the bf16 bundle with 16-bit activations and a float cache. Texts must be held out
-from training. Usage: quality.py --checkpoint DIR --text FILE... [--json FILE]; about five minutes
-for the model LITE and 48 windows a text on two cores.
+from training. Usage: quality.py --checkpoint DIR --text FILE... [--answers DIR...] [--json FILE];
+about five minutes for the model LITE and 48 windows a text on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from held_out import Text, perplexity, read_answers, read_text
 from mixed_weights import parse_mixture, write_rounded
 from tokenizers import Tokenizer
 
@@ -31,14 +31,6 @@ KV_DTYPES = ("fp16", "int8")
 PERCENT = 100.0
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A held-out text as windows of token ids."""
-
-    name: str
-    windows: tuple[tuple[int, ...], ...]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """Perplexity of one text under one choice; rises are relative, in percent."""
@@ -51,30 +43,11 @@ class Score:
     rise_percent: float
 
 
-def read_text(path: Path, tokenizer: Tokenizer, *, window: int, num_windows: int) -> Text:
-    """The first windows of a text, without special tokens."""
-    ids = tokenizer.encode(path.read_text(encoding="utf-8"), add_special_tokens=False).ids
-    starts = range(0, len(ids) - window + 1, window)
-    windows = tuple(tuple(ids[start : start + window]) for start in starts)
-    if not windows:
-        message = f"{path}: has {len(ids)} tokens; a window needs {window}"
-        raise ValueError(message)
-    return Text(path.stem, windows[:num_windows])
-
-
 def open_model(path: Path) -> _core.Model:
     """A bundle's mapped weights."""
     bundle = open_bundle(path)
     files = [str(file) for file in bundle.files]
     return _core.Model(native_config(bundle.config), files, list(bundle.tensors))
-
-
-def perplexity(model: _core.Model, text: Text, plan: _core.Plan) -> float:
-    """exp of the mean loss over every predicted token of the windows."""
-    plan.max_context = len(text.windows[0])
-    session = _core.Session(_core.Executor(model, plan))
-    nats = sum(session.score(window) for window in text.windows)
-    return math.exp(nats / sum(len(window) - 1 for window in text.windows))
 
 
 def make_plan(threads: int, activation_bits: int, kv_dtype: str) -> _core.Plan:
@@ -177,7 +150,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--checkpoint", metavar="DIR", type=Path, required=True)
     parser.add_argument("--name", default="LITE", help="what to call the model")
-    parser.add_argument("--text", metavar="FILE", type=Path, nargs="+", required=True)
+    parser.add_argument("--text", metavar="FILE", type=Path, nargs="*", default=[])
+    parser.add_argument(
+        "--answers",
+        metavar="DIR",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="packed rows of which the answers count",
+    )
     parser.add_argument("--window", type=int, default=1024, help="tokens scored together")
     parser.add_argument("--windows", type=int, default=48, help="at most, of each text")
     parser.add_argument(
@@ -203,6 +184,9 @@ def main() -> int:
         read_text(path, tokenizer, window=args.window, num_windows=args.windows)
         for path in args.text
     ]
+    texts += [read_answers(path, num_rows=args.windows) for path in args.answers]
+    if not texts:
+        parser.error("give texts with --text or --answers")
     with tempfile.TemporaryDirectory() as work:
         kinds = [] if args.skip_grid else [*WEIGHTS, *args.mixed]
         results = list(scores(args.checkpoint, texts, Path(work), kinds, threads=args.threads))

@@ -13,12 +13,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from random_checkpoint import SHAPES, write_checkpoint
 
+import autoglm
+from autoglm.modelfile.arch import WeightFormat
 from autoglm.modelfile.convert import convert
+from peers.engines import RECIPE_BUNDLE, Engine
 from peers.llama_checkpoint import write_llama_checkpoint
 
 HERE = Path(__file__).parent
@@ -44,7 +47,12 @@ LLAMA_BUILDS: Mapping[str, tuple[str, ...]] = {
     "avx512": ("-DGGML_NATIVE=OFF", *AVX2, *AVX512),
     "avx2": ("-DGGML_NATIVE=OFF", *AVX2),
 }
+OWN_BUNDLES: Mapping[str, dict[str, WeightFormat]] = {
+    "int4": {},
+    RECIPE_BUNDLE: {"*.attn.qkv": "int8"},
+}
 NICENESS = 10
+READ_BYTES = 16 * 2**20
 
 
 def run(command: Sequence[str | Path], log: Path, path: Path | None = None) -> None:
@@ -61,7 +69,7 @@ def run(command: Sequence[str | Path], log: Path, path: Path | None = None) -> N
         raise RuntimeError(message)
 
 
-def make(target: Path, what: str, build: Callable[[], None]) -> None:
+def make(target: Path, what: str, build: Callable[[], object]) -> None:
     """Build `target` unless a mark beside it says that it is whole.
 
     A build that fails is told of, not raised: its engine will be left out of the run.
@@ -80,6 +88,15 @@ def make(target: Path, what: str, build: Callable[[], None]) -> None:
         print(f"peers: left out: {err}", file=sys.stderr, flush=True)
     else:
         mark.touch()
+
+
+def forget_if_older(target: Path) -> None:
+    """Make a bundle anew after the package has changed: it may pack in another way."""
+    mark = target.parent / f".{target.name}.done"
+    package = Path(autoglm.__file__).parent
+    parts = [*package.glob("_core*.so"), *package.glob("modelfile/*.py")]
+    if mark.exists() and mark.stat().st_mtime < max(part.stat().st_mtime for part in parts):
+        mark.unlink()
 
 
 def make_venv(home: Path, name: str, requirements: str) -> None:
@@ -154,9 +171,10 @@ def make_models(home: Path, shape: str) -> Path:
     python, converter = home / "venv" / "bin" / "python", home / "venv-openvino" / "bin" / "python"
     glm, llama_like = models / "glm", models / "llama"
     make(glm, f"{shape}: checkpoint", lambda: write_checkpoint(glm, SHAPES[shape]))
-    # Always anew, because the format of our bundles changes with our code.
-    shutil.rmtree(models / "int4", ignore_errors=True)
-    convert(glm, models / "int4", "int4")
+    for bundle, formats in OWN_BUNDLES.items():
+        forget_if_older(models / bundle)
+        build = functools.partial(convert, glm, models / bundle, "int4", formats=formats)
+        make(models / bundle, f"{shape}: our {bundle}", build)
     make(llama_like, f"{shape}: Llama names", lambda: write_llama_checkpoint(glm, llama_like))
     gguf = models / "llama.gguf"
     make(
@@ -199,6 +217,17 @@ def make_all(home: Path) -> None:
     make_llama(home)
     for shape in MODEL_SHAPES:
         make_models(home, shape)
+
+
+def read_files(engines: Iterable[Engine]) -> None:
+    """Read every weight once, so that no engine starts from disk."""
+    buffer = bytearray(READ_BYTES)
+    for path in dict.fromkeys(engine.files for engine in engines if engine.files):
+        files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+        for file in files:
+            with file.open("rb", buffering=0) as stream:
+                while stream.readinto(buffer):
+                    pass
 
 
 def main() -> int:

@@ -12,11 +12,11 @@ from typing import Any
 
 from quiet import measured
 
+from peers.engines import PRODUCT
 from peers.turn import peak_of
 from peers.workload import FIRST_TOKEN, MEMORY_FIRST, Sample
 
 BENCHMARKS = Path(__file__).parents[1]
-PRODUCT = "autoglm generate"
 MAX_STARTS = 5
 # 26 bytes: with the template's control tokens a prompt of 32 tokens of the random models.
 SHORT_TEXT = "Please write one sentence."

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +37,16 @@ class Timing:
 
     seconds: tuple[float, ...]
     other_cpus: float
+
+    @property
+    def best(self) -> float:
+        """The fastest repetition: the first may compile or page in."""
+        return min(self.seconds)
+
+    @property
+    def middle(self) -> float:
+        """The median repetition."""
+        return median(self.seconds)
 
     @property
     def is_quiet(self) -> bool:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 
 from peers.engines import Engine
 from peers.turn import Timing, Turn, quietest
 
 PREFILL, PREFILL_LONG = "prefill 512", "prefill 2048"
-ROWS = "8 rows against 1"
+ROWS, ROWS_SPEED = "8 rows against 1", "8 rows at once"
 FIRST_TOKEN = "exec to first token"
 MEMORY_FIRST, MEMORY_PEAK = "RSS at first token", "peak RSS"
 MEMORY_SECOND = "second process adds"
 SHORT, LONG, DEEP = 512, 2048, 4096
 DECODE_DEPTHS = (0, SHORT, LONG, DEEP)
 NUM_ROWS = 8
+# A decode speed is measured over so long, so that clock ticks and slow engines both fit.
+DECODE_SECONDS, MIN_DECODED, TRIAL_TOKENS = 1.5, 16, 8
 
 
 def decode_at(depth: int) -> str:
@@ -24,6 +26,10 @@ def decode_at(depth: int) -> str:
 
 
 DECODE, DECODE_DEEP = decode_at(0), decode_at(DEEP)
+START_ROWS = frozenset({FIRST_TOKEN, MEMORY_FIRST})
+SHORT_ROWS = frozenset({PREFILL, DECODE})
+ROWS_ROWS = frozenset({ROWS, ROWS_SPEED})
+DEPTH_ROWS = frozenset({decode_at(SHORT), PREFILL_LONG, decode_at(LONG), DECODE_DEEP, MEMORY_PEAK})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +54,19 @@ class Workload:
     rows_repeats: int
     has_depth: bool = True
 
+    def rows(self, engine: Engine, *, may_pair: bool) -> frozenset[str]:
+        """All that a turn can measure; `may_pair` starts a second process for its memory."""
+        found = START_ROWS | SHORT_ROWS | {MEMORY_PEAK}
+        found |= {MEMORY_SECOND} if may_pair else set()
+        found |= ROWS_ROWS if engine.has_rows else set()
+        return found | DEPTH_ROWS if self.has_depth else found
 
-LARGE_WORK = Workload(short_repeats=2, long_repeats=1, decode_tokens=48, rows_repeats=8)
-SMALL_WORK = Workload(short_repeats=12, long_repeats=4, decode_tokens=512, rows_repeats=200)
+
+# Two long prompts at least: the first of a length is slower in engines that compile for it.
+LARGE_WORK = Workload(short_repeats=3, long_repeats=2, decode_tokens=64, rows_repeats=8)
+SMALL_WORK = Workload(short_repeats=12, long_repeats=4, decode_tokens=512, rows_repeats=100)
 LIMITED_WORK = Workload(
-    short_repeats=1, long_repeats=1, decode_tokens=32, rows_repeats=4, has_depth=False
+    short_repeats=2, long_repeats=2, decode_tokens=48, rows_repeats=4, has_depth=False
 )
 
 
@@ -66,53 +80,90 @@ def start_quietly(engine: Engine, attempts: int) -> Turn:
     return Turn(engine)
 
 
-def take_turn(
-    engine: Engine, model: str, number: int, work: Workload, attempts: int, *, may_pair: bool
-) -> list[Sample]:
-    """Every row of one engine in one process; `may_pair` starts a second for its memory."""
-    samples: list[Sample] = []
+@dataclass(slots=True, kw_only=True)
+class TurnTaker:
+    """The rows `wanted` of one engine in one process."""
 
-    def keep(row: str, value: float, others: float | None) -> None:
-        samples.append(
-            Sample(
-                engine=engine.name,
-                model=model,
+    engine: Engine
+    model: str
+    number: int
+    work: Workload
+    attempts: int
+    wanted: AbstractSet[str]
+    samples: list[Sample] = field(default_factory=list)
+
+    def take(self) -> list[Sample]:
+        """Start the engine, measure, end it."""
+        with start_quietly(self.engine, self.attempts) as turn:
+            self._keep(FIRST_TOKEN, turn.first_token.seconds[0], turn.first_token.other_cpus)
+            self._keep(MEMORY_FIRST, turn.memory().peak_mib, None)
+            if MEMORY_SECOND in self.wanted:
+                with Turn(self.engine) as second:
+                    self._keep(MEMORY_SECOND, second.memory().private_mib, None)
+            self._short(turn)
+            if self.wanted & ROWS_ROWS:
+                self._rows(turn)
+            if self.work.has_depth and self.wanted & DEPTH_ROWS:
+                self._deep(turn)
+            self._keep(MEMORY_PEAK, turn.memory().peak_mib, None)
+        return self.samples
+
+    def _short(self, turn: Turn) -> None:
+        """Up to 512 tokens."""
+        if self.wanted & {PREFILL, decode_at(SHORT)}:
+            self._prefill(turn, PREFILL, SHORT, self.work.short_repeats)
+            self._decode(turn, decode_at(SHORT))
+        if DECODE in self.wanted:
+            turn.ask("prefill 1")
+            self._decode(turn, DECODE)
+
+    def _deep(self, turn: Turn) -> None:
+        """Up to 4096 tokens, one row after another in one cache."""
+        self._prefill(turn, PREFILL_LONG, LONG, self.work.long_repeats)
+        self._decode(turn, decode_at(LONG))
+        if self.wanted & {DECODE_DEEP, MEMORY_PEAK}:
+            turn.ask(f"extend {DEEP - LONG}")
+        self._decode(turn, DECODE_DEEP)
+
+    def _prefill(self, turn: Turn, row: str, length: int, repeats: int) -> None:
+        """Once, if only the cache is needed."""
+        if row in self.wanted:
+            timing = turn.ask_quietly(f"prefill {length} {repeats}", self.attempts)
+            self._keep(row, length / timing.best, timing.other_cpus)
+        else:
+            turn.ask(f"prefill {length}")
+
+    def _decode(self, turn: Turn, row: str) -> None:
+        """As many tokens as the engine writes in about the same time as the others."""
+        if row not in self.wanted:
+            return
+        rate = TRIAL_TOKENS / turn.ask(f"decode {TRIAL_TOKENS}").best
+        count = min(self.work.decode_tokens, max(MIN_DECODED, round(rate * DECODE_SECONDS)))
+        timing = turn.ask_quietly(f"decode {count}", self.attempts)
+        self._keep(row, count / timing.best, timing.other_cpus)
+
+    def _rows(self, turn: Turn) -> None:
+        """One row and several, one after the other."""
+        repeats = self.work.rows_repeats
+
+        def measure() -> Timing:
+            one, many = turn.ask(f"rows 1 {repeats}"), turn.ask(f"rows {NUM_ROWS} {repeats}")
+            others = max(one.other_cpus, many.other_cpus)
+            return Timing((many.middle / one.middle, many.middle), others)
+
+        timing = quietest(measure, self.attempts)
+        ratio, seconds = timing.seconds
+        self._keep(ROWS, ratio, timing.other_cpus)
+        self._keep(ROWS_SPEED, NUM_ROWS / seconds, timing.other_cpus)
+
+    def _keep(self, row: str, value: float, others: float | None) -> None:
+        if row in self.wanted:
+            sample = Sample(
+                engine=self.engine.name,
+                model=self.model,
                 row=row,
-                round=number,
+                round=self.number,
                 value=value,
                 other_cpus=others,
             )
-        )
-
-    def speed(row: str, request: str, num_tokens: int) -> None:
-        timing = turn.ask_quietly(request, attempts)
-        keep(row, num_tokens / median(timing.seconds), timing.other_cpus)
-
-    with start_quietly(engine, attempts) as turn:
-        keep(FIRST_TOKEN, turn.first_token.seconds[0], turn.first_token.other_cpus)
-        keep(MEMORY_FIRST, turn.memory().peak_mib, None)
-        if may_pair:
-            with Turn(engine) as second:
-                keep(MEMORY_SECOND, second.memory().private_mib, None)
-        speed(PREFILL, f"prefill {SHORT} {work.short_repeats}", SHORT)
-        if work.has_depth:
-            speed(decode_at(SHORT), f"decode {work.decode_tokens}", work.decode_tokens)
-        turn.ask("prefill 1")
-        speed(DECODE, f"decode {work.decode_tokens}", work.decode_tokens)
-        if engine.has_rows:
-            ratio = quietest(lambda: _rows(turn, work.rows_repeats), attempts)
-            keep(ROWS, ratio.seconds[0], ratio.other_cpus)
-        if work.has_depth:
-            speed(PREFILL_LONG, f"prefill {LONG} {work.long_repeats}", LONG)
-            speed(decode_at(LONG), f"decode {work.decode_tokens}", work.decode_tokens)
-            turn.ask(f"extend {DEEP - LONG}")
-            speed(DECODE_DEEP, f"decode {work.decode_tokens}", work.decode_tokens)
-        keep(MEMORY_PEAK, turn.memory().peak_mib, None)
-    return samples
-
-
-def _rows(turn: Turn, repeats: int) -> Timing:
-    """The time of 8 rows as a multiple of the time of one, measured one after the other."""
-    one, many = turn.ask(f"rows 1 {repeats}"), turn.ask(f"rows {NUM_ROWS} {repeats}")
-    ratio = median(many.seconds) / median(one.seconds)
-    return Timing((ratio,), max(one.other_cpus, many.other_cpus))
+            self.samples.append(sample)

@@ -1,7 +1,4 @@
-"""Our own engine with its own defaults, under the protocol of the peers.
-
-Usage: run_ours.py BUNDLE THREADS
-"""
+"""Our own engine under the protocol of the peers. Usage: run_ours.py BUNDLE THREADS {fast,exact}"""
 
 from __future__ import annotations
 

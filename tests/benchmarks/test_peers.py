@@ -1,15 +1,18 @@
-"""What `make bench-peers` concludes from its samples, and the speech of the runners."""
+"""The turns of `make bench-peers`, what it concludes from samples, and the runners' speech."""
 
 import sys
 from pathlib import Path
 
 import pytest
 from mixed_weights import parse_mixture
-from peers.engines import OURS, Engine
+from peers.engines import FAST, OURS, RECIPE, Engine, Form
 from peers.llama_checkpoint import llama_header
-from peers.rows import LARGE, Scale, median_of, rows_of, table
+from peers.rows import is_close, median_of
+from peers.summary import Results, documents, table
+from peers.targets import LARGE, Scale, rows_of
 from peers.turn import PeerError, Timing, Turn, quietest
-from peers.workload import DECODE, PREFILL, Sample
+from peers.workload import DECODE, MEMORY_PEAK, PREFILL, ROWS, Sample
+from quality import Score
 from quiet import MAX_OTHER_CPUS
 
 SCALE = Scale(
@@ -32,7 +35,18 @@ def sample(engine: str, row: str, value: float, other_cpus: float | None = 0.0) 
 
 
 def peer(code: str) -> Engine:
-    return Engine(name="peer", weights="", command=(sys.executable, "-c", code))
+    return Engine(name="peer", form=FAST, command=(sys.executable, "-c", code))
+
+
+def score(text: str, form: Form, rise: float) -> Score:
+    return Score(
+        text=text,
+        weights=form.weights,
+        activation_bits=form.activation_bits,
+        kv_dtype=form.kv_dtype,
+        perplexity=2.0,
+        rise_percent=rise,
+    )
 
 
 def test_noisy_samples_do_not_count_beside_quiet_ones():
@@ -52,9 +66,54 @@ def test_ratio_is_to_the_best_peer_and_judged_by_the_targets():
         SCALE,
     )
     assert (row.best_peer, row.ratio) == ("torch", 3.25)
-    line = table([row]).splitlines()[-1]
-    assert "≥ 3x met" in line
-    assert "≥ 50% of the int8 peak (2500) **missed**" in line
+    assert row.must is not None
+    assert row.aim is not None
+    assert row.must.is_met(row)
+    assert (row.aim.text, row.aim.is_met(row)) == ("≥ 50% of the int8 peak (2500)", False)
+
+
+def test_row_states_memory_and_quality_of_ours_and_of_the_best_peer():
+    q4_0 = Form("Q4_0", "q4_0")
+    results = Results(
+        samples=[
+            sample(OURS, DECODE, 34.0),
+            sample(OURS, MEMORY_PEAK, 800.0, None),
+            sample("llama.cpp", DECODE, 27.0),
+            sample("llama.cpp", MEMORY_PEAK, 1900.0, None),
+        ],
+        scale=SCALE,
+        forms={OURS: FAST, "llama.cpp": q4_0},
+        scores=[score("a", FAST, 3.0), score("b", FAST, 1.5), score("a", q4_0, 6.0)],
+    )
+    document = documents(results)[0]
+    assert document["autoglm"]["peak_rss_mib"] == 800
+    assert document["autoglm"]["perplexity_rise_percent"] == [1.5, 3.0]
+    assert document["best_peer"]["perplexity_rise_percent"] == [6.0, 6.0]
+    line = next(line for line in table(results).splitlines() if DECODE in line)
+    assert line.endswith("| 800 / 1900 | +1.5 to +3.0 % / +6.0 % |")
+
+
+@pytest.mark.parametrize(("rise", "is_met"), [(1.9, True), (2.1, False)])
+def test_quality_of_the_recipe_is_judged_on_answers(rise, is_met):
+    scores = [score("answers", RECIPE, rise), score("other text", RECIPE, 5.0)]
+    document = documents(Results([], SCALE, {}, scores))[-1]
+    assert document["autoglm"]["median"] == rise
+    assert document["must"] == {"target": "≤ 2", "is_met": is_met}
+
+
+def test_peer_is_close_if_it_is_near_the_best_in_a_timed_row():
+    samples = [
+        sample(OURS, PREFILL, 1300.0),
+        sample("torch", PREFILL, 400.0),
+        sample("torch", DECODE, 5.0),
+        sample("slow", PREFILL, 90.0),
+        sample("slow", DECODE, 20.0),
+        sample("slow", ROWS, 1.0),
+        sample("slow", MEMORY_PEAK, 1.0, None),
+        sample("llama.cpp", DECODE, 27.0),
+    ]
+    close = {name: is_close(name, samples) for name in ("torch", "llama.cpp", "slow", "unknown")}
+    assert close == {"torch": True, "llama.cpp": True, "slow": False, "unknown": True}
 
 
 def test_row_without_our_sample_is_left_out():
