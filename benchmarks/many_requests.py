@@ -56,7 +56,8 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--print-text", action="store_true")
     args = parser.parse_args()
-    with load_model(load_settings().model, threads=args.threads) as model:
+    settings = load_settings()
+    with load_model(settings.model, threads=args.threads, precision=settings.precision) as model:
         engine = model.engine(max_tokens=args.new_tokens)
         if args.print_text:
             print(text_of(engine, args.prompt_tokens, 0), end="")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoglm import config
+
 RECIPE_BUNDLE = "int4-qkv-int8"
 RUNNERS = Path(__file__).parents[1] / "runners"
 OURS, PRODUCT = "autoglm", "autoglm generate"
@@ -62,7 +64,7 @@ def ours(
     bundle: str = "int4",
 ) -> Engine:
     """A bundle of ours, under the interpreter of this process."""
-    precision = "fast" if form.activation_bits == 8 else "exact"
+    precision = config.FAST if form.activation_bits == 8 else config.EXACT
     runner, path = RUNNERS / "run_ours.py", models / bundle
     return Engine(
         name=name,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from protocol import RandomIds, serve
 
-from autoglm.config import FAST
 from autoglm.engine.native import NativeModel
 from autoglm.modelfile.bundle import open_bundle
 from autoglm.types import SamplingParams
@@ -18,7 +17,7 @@ MAX_TOKENS = 8192
 class OwnEngine:
     """One session after another of one model; drafts off, as random weights repeat themselves."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, precision: str) -> None:
         bundle = open_bundle(path)
         tokens = min(MAX_TOKENS, bundle.max_position)
         self._model = NativeModel(
@@ -26,10 +25,10 @@ class OwnEngine:
             pool_tokens=tokens,
             threads=threads,
             has_prompt_lookup=False,
-            precision=FAST,
+            precision=precision,
         )
         self._ids = RandomIds(bundle.config.vocab_size)
-        self.what = f"autoglm, {bundle.weights}, {self._model.isa}"
+        self.what = f"autoglm, {bundle.weights}, {precision}, {self._model.isa}"
         self.reset()
 
     def reset(self) -> None:
@@ -46,5 +45,5 @@ class OwnEngine:
 
 
 if __name__ == "__main__":
-    engine = OwnEngine(Path(sys.argv[1]), int(sys.argv[2]))
+    engine = OwnEngine(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
     serve(engine, engine.what)
