@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 
 import autoglm
+from autoglm import _core
 from autoglm.compression import pipeline
+from autoglm.compression.codes import unpack
 from autoglm.compression.stage import Stage
 from autoglm.engine.native import NativeModel
 from autoglm.errors import InputError, ModelFileError, StorageError, UsageError
 from autoglm.modelfile.bundle import open_bundle
 from autoglm.modelfile.convert import convert
+from autoglm.modelfile.safetensors import TensorFile
 from autoglm.modelfile.safetensors_writer import TensorSpec
 from autoglm.modelfile.verify import verify
 
 WEIGHTS = "model.safetensors"
-CALIBRATED = ("w8a8-smooth", "w4a8-gptq", "w3")
+CALIBRATED = ("w8a8-smooth", "w4a8-gptq", "w3", "prune-unstructured-50", "prune-2-4")
 PLAIN = ("int8-dynamic", "int8-per-tensor", "w4a8")
 
 
@@ -197,6 +200,38 @@ def test_format_of_no_matrix_is_refused(source, recipe, tmp_path):
     wrong = recipe('weights = "int8"\n[formats]\n"*.attn.w" = "int4"\n')
     with pytest.raises(UsageError, match=r"no matrix of this model is called '\*\.attn\.w'"):
         autoglm.compress(source, wrong, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+def test_pruned_bundle_has_the_zeros_it_was_asked_for(
+    source, text, recipe, tmp_path, method, weights
+):
+    mine = recipe(f'weights = "{weights}"\n[pruning]\nmethod = "{method}"\nsparsity = 0.75\n')
+    calibration = None if method == "magnitude" else text
+    autoglm.compress(source, mine, out=tmp_path / "out", calibration=calibration)
+    for name, rows, cols in (("attn.o", 32, 32), ("mlp.down", 32, 40)):
+        matrix = stored(tmp_path / "out", f"model.layers.1.{name}", weights, rows, cols)
+        num_zeros = (matrix == 0).sum(axis=1)
+        assert num_zeros.min() >= 0.75 * cols
+        # Rounding to few bits makes some more.
+        assert weights == "int4" or num_zeros.max() <= 0.75 * cols + 2
+    assert (stored(tmp_path / "out", "model.embed_tokens", weights, 50, 32) != 0).mean() > 0.8
+
+
+def stored(bundle: Path, name: str, weights: str, rows: int, cols: int) -> np.ndarray:
+    with TensorFile(bundle / WEIGHTS) as file:
+        tensors = file.header.tensors
+        suffixes = [spec[0] for spec in _core.packed_shapes(weights, rows, cols)]
+        found = [tensors[f"{name}.{suffix}"] for suffix in suffixes]
+        return unpack([file.read(t, 0, t.nbytes) for t in found], weights, rows, cols)
+
+
+def test_pruning_that_leaves_a_dead_layer_is_refused(source, recipe, tmp_path, leftovers):
+    mine = recipe('weights = "int8"\n[pruning]\nmethod = "magnitude"\nsparsity = 0.99\n')
+    with pytest.raises(UsageError, match=r"leaves nothing of the 32 columns of model\.layers\.0"):
+        autoglm.compress(source, mine, out=tmp_path / "out")
+    assert "out" not in leftovers(tmp_path)
 
 
 def test_progress_ends_with_everything_done(source, text, tmp_path):

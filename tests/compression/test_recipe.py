@@ -5,7 +5,17 @@ import pytest
 from autoglm.compression.recipe import load_recipe, parse_recipe, recipe_names
 from autoglm.errors import InputError, UsageError
 
-SHIPPED = ("int8-dynamic", "int8-per-tensor", "w3", "w4a8", "w4a8-gptq", "w8a8-smooth")
+SHIPPED = (
+    "int8-dynamic",
+    "int8-per-tensor",
+    "prune-2-4",
+    "prune-unstructured-50",
+    "prune-unstructured-80",
+    "w3",
+    "w4a8",
+    "w4a8-gptq",
+    "w8a8-smooth",
+)
 
 
 def test_shipped_recipes_are_there():
@@ -53,6 +63,22 @@ BROKEN = {
     "one scale for groups": ('weights = "int4"\ngranularity = "tensor"', "'granularity'"),
     "GPTQ of floats": ('weights = "bf16"\nmethod = "gptq"', "'method' and 'scaling'"),
     "coarse GPTQ": ('weights = "int8"\ngranularity = "tensor"\nmethod = "gptq"', "'granularity'"),
+    "share of zeros": (
+        'weights = "int8"\n[pruning]\nmethod = "wanda"\nsparsity = 1.5',
+        "'pruning': 'sparsity' is 1.5",
+    ),
+    "no share of zeros": (
+        'weights = "int8"\n[pruning]\nmethod = "wanda"',
+        "'sparsity' is missing",
+    ),
+    "another share than the pattern's": (
+        'weights = "int8"\n[pruning]\nmethod = "wanda"\npattern = "2:4"\nsparsity = 0.6',
+        "'sparsity' is 0.6, expected 0.5",
+    ),
+    "pruning undone": (
+        'weights = "int8"\nmethod = "gptq"\n[pruning]\nmethod = "wanda"\nsparsity = 0.5',
+        "would fill the zeros",
+    ),
     "too much text": ('weights = "int8"\n[calibration]\nnum_sequences = 0', "'num_sequences' is 0"),
 }
 

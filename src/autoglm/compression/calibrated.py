@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from autoglm.compression.codes import Floats, unpack
 from autoglm.compression.forward import LayerForward, rms_norm
-from autoglm.compression.matrices import Packed, pack_calibrated, read_matrix
+from autoglm.compression.matrices import Packed, may_prune, pack_calibrated, read_matrix
 from autoglm.compression.recipe import Recipe
 from autoglm.compression.stage import Stage
 from autoglm.compression.units import StreamedUnits, Unit
@@ -123,7 +123,14 @@ class CalibratedUnits:
 
     def _pack(self, matrix: Matrix, inputs: Floats, *, may_scale: bool) -> Packed:
         weights = read_matrix(matrix, self._checkpoint)
-        return pack_calibrated(weights, matrix.weights, self._recipe, inputs, may_scale=may_scale)
+        return pack_calibrated(
+            weights,
+            matrix.weights,
+            self._recipe,
+            inputs,
+            may_scale=may_scale,
+            pruning=self._recipe.pruning if may_prune(matrix) else None,
+        )
 
     def _append(self, matrix: Matrix, packed: Packed) -> None:
         for spec, part in zip(matrix.parts(), packed.parts, strict=True):

@@ -7,19 +7,19 @@ Rounding to nearest and GPTQ both choose codes on a grid; packing stores them wi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoglm import _core
-from autoglm.compression.recipe import Granularity
 from autoglm.modelfile.arch import WeightFormat
 from autoglm.modelfile.layout import ROW_BLOCK
 from autoglm.modelfile.packing import GROUP_SIZE
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]
+Granularity = Literal["row", "tensor"]
 Item = TypeVar("Item", bound=np.generic)
 
 _INT8_ALIGN = 64

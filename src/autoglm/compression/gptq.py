@@ -1,4 +1,4 @@
-"""GPTQ (arXiv 2210.17323): codes column by column, each column's error moved into later ones.
+"""GPTQ (arXiv 2210.17323) and SparseGPT (2301.00774): columns one by one, errors into later ones.
 
 The grid is fixed before; columns are visited from the most to the least active. The inverse of the
 Hessian enters by its Cholesky factor, and updates of later columns are put off and made as matrix
@@ -7,15 +7,19 @@ products of halves of ever smaller ranges.
 
 from __future__ import annotations
 
+from typing import NamedTuple, Self
+
 import numpy as np
 from numpy.typing import NDArray
 
-from autoglm.compression.codes import Codes, Floats, Grid
+from autoglm.compression.codes import Codes, Floats, Grid, round_to_nearest
+from autoglm.compression.pruning import Pruning, kept_weights
 
 Doubles = NDArray[np.float64]
 
 DAMPING = 0.01
 _DIRECT = 16  # columns of a range that is updated column by column
+_PIECE = 128  # columns whose zeros are chosen together
 _INVERT_DIRECT = 64
 
 
@@ -24,20 +28,34 @@ def gptq(weights: Floats, grid: Grid, hessian: Floats, *, damping: float = DAMPI
 
     `damping`, as a part of the mean of its diagonal, keeps the Hessian far from singular.
     """
-    cols = weights.shape[1]
     order = np.argsort(-np.diag(hessian), kind="stable")
-    factor = inverse_factor(_damped(hessian[np.ix_(order, order)], damping)).astype(np.float32)
-    steps = np.broadcast_to(grid.steps(cols), weights.shape)[:, order].T
-    rounding = _Rounding(
-        np.ascontiguousarray(weights[:, order].T, dtype=np.float32),
-        np.ascontiguousarray(steps),
-        factor,
-        grid,
-    )
-    rounding.run(0, cols)
-    codes = np.empty(weights.shape, np.int8)
-    codes[:, order] = rounding.codes.T
-    return codes
+    factor = inverse_factor(_damped(hessian[np.ix_(order, order)], damping))
+    rounding = _Rounding(weights[:, order], factor, _Steps.of(grid, weights.shape, order))
+    rounding.run(0, weights.shape[1])
+    values = np.empty_like(weights)
+    values[:, order] = rounding.values.T
+    return round_to_nearest(values, grid)
+
+
+def sparsegpt(
+    weights: Floats,
+    grid: Grid | None,
+    hessian: Floats,
+    pruning: Pruning,
+    *,
+    damping: float = DAMPING,
+) -> Floats:
+    """The weights that stay, as values of the grid if there is one, and zeros.
+
+    Columns come in their own order. What to remove is decided piece by piece, by the error that
+    removing a weight would cause, when the errors of the pieces before have arrived.
+    """
+    order = np.arange(weights.shape[1])
+    steps = None if grid is None else _Steps.of(grid, weights.shape, order)
+    factor = inverse_factor(_damped(hessian, damping))
+    rounding = _Rounding(weights, factor, steps, pruning)
+    rounding.run(0, weights.shape[1])
+    return np.ascontiguousarray(rounding.values.T)
 
 
 def inverse_factor(matrix: Doubles) -> Doubles:
@@ -46,36 +64,77 @@ def inverse_factor(matrix: Doubles) -> Doubles:
     return np.ascontiguousarray(_inverse_of_lower(lower)[::-1, ::-1])
 
 
-class _Rounding:
-    """Weights, steps and codes with columns as rows, so that a column lies together."""
+class _Steps(NamedTuple):
+    """A grid with columns as rows."""
 
-    def __init__(self, weights: Floats, steps: Floats, factor: Floats, grid: Grid) -> None:
-        self._weights = weights
+    steps: Floats
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, grid: Grid, shape: tuple[int, ...], order: NDArray[np.intp]) -> Self:
+        """The grid of a matrix of this shape, its columns in this order."""
+        steps = np.broadcast_to(grid.steps(shape[1]), shape)[:, order].T
+        return cls(np.ascontiguousarray(steps), grid.low, grid.high)
+
+    def nearest(self, column: int, weights: Floats) -> Floats:
+        """The values of the grid next to a column of weights."""
+        step = self.steps[column]
+        inverse = np.divide(1.0, step, out=np.zeros_like(step), where=step > 0)
+        nearest: Floats = step * np.clip(np.rint(weights * inverse), self.low, self.high)
+        return nearest
+
+
+class _Rounding:
+    """Weights and the values they get, with columns as rows, so that a column lies together."""
+
+    def __init__(
+        self,
+        weights: Floats,
+        factor: Doubles,
+        steps: _Steps | None,
+        pruning: Pruning | None = None,
+    ) -> None:
+        self._weights = np.array(weights.T, np.float32, order="C")
+        self._factor = factor.astype(np.float32)
         self._steps = steps
-        self._factor = factor
-        self._grid = grid
-        self._errors = np.empty_like(weights)
-        self.codes = np.empty(weights.shape, np.int8)
+        self._pruning = pruning
+        self._kept: NDArray[np.bool_] | None = None
+        self._errors = np.empty_like(self._weights)
+        self.values = np.empty_like(self._weights)
 
     def run(self, start: int, end: int) -> None:
         """Round columns [start, end), moving their errors only within this range."""
+        pruning = self._pruning if end - start <= _PIECE and self._kept is None else None
+        if pruning is not None:
+            self._kept = self._choose(start, end, pruning)
         if end - start <= _DIRECT:
             for column in range(start, end):
                 self._round(column, end)
-            return
-        middle = (start + end) // 2
-        self.run(start, middle)
-        moved = self._factor[start:middle, middle:end].T @ self._errors[start:middle]
-        self._weights[middle:end] -= moved
-        self.run(middle, end)
+        else:
+            middle = start + -(-(end - start) // (2 * _DIRECT)) * _DIRECT
+            self.run(start, middle)
+            moved = self._factor[start:middle, middle:end].T @ self._errors[start:middle]
+            self._weights[middle:end] -= moved
+            self.run(middle, end)
+        if pruning is not None:
+            self._kept = None
+
+    def _choose(self, start: int, end: int, pruning: Pruning) -> NDArray[np.bool_]:
+        """What stays of the columns [start, end), at their places."""
+        scores = np.square(self._weights[start:end].T / np.diag(self._factor)[start:end])
+        kept = np.zeros((end, scores.shape[0]), np.bool_)
+        kept[start:] = kept_weights(scores, pruning, first_column=start).T
+        return kept
 
     def _round(self, column: int, end: int) -> None:
-        weights, step = self._weights[column], self._steps[column]
-        inverse = np.divide(1.0, step, out=np.zeros_like(step), where=step > 0)
-        codes = np.clip(np.rint(weights * inverse), self._grid.low, self._grid.high)
-        self.codes[column] = codes
+        weights = self._weights[column]
+        values = weights if self._steps is None else self._steps.nearest(column, weights)
+        if self._kept is not None:
+            values = values * self._kept[column]
+        self.values[column] = values
         row = self._factor[column]
-        self._errors[column] = (weights - codes * step) / row[column]
+        self._errors[column] = (weights - values) / row[column]
         self._weights[column + 1 : end] -= np.outer(row[column + 1 : end], self._errors[column])
 
 

@@ -19,7 +19,8 @@ from autoglm.compression.codes import (
     values_of,
 )
 from autoglm.compression.forward import chunks
-from autoglm.compression.gptq import gptq
+from autoglm.compression.gptq import gptq, sparsegpt
+from autoglm.compression.pruning import Pruning, kept_weights
 from autoglm.compression.recipe import Recipe
 from autoglm.compression.scaling import awq_scales, smoothquant_scales
 from autoglm.errors import ModelFileError
@@ -43,16 +44,26 @@ def stream_parts(
     """Source bytes read and the next bytes of each part, without a look at activations."""
     is_coarse = recipe.granularity == "tensor" and matrix.weights == "int8"
     is_short = recipe.bits == 3 and matrix.weights == "int4"
-    if not is_coarse and not is_short:
+    pruning = recipe.pruning if may_prune(matrix) else None
+    if not is_coarse and not is_short and pruning is None:
         yield from pack_matrix(matrix, checkpoint)
         return
     scale = np.float32(_largest(matrix, checkpoint) / 127.0) if is_coarse else np.float32(0.0)
     for num_read, weights in _float_chunks(matrix, checkpoint):
+        kept = weights if pruning is None else weights * kept_weights(np.abs(weights), pruning)
         if is_coarse:
-            grid = Grid(np.full(len(weights), scale), None, -127, 127)
+            grid = Grid(np.full(len(kept), scale), None, -127, 127)
+        elif is_short:
+            grid = int4_grid(kept, bits=recipe.bits)
         else:
-            grid = int4_grid(weights, bits=recipe.bits)
-        yield num_read, pack_codes(round_to_nearest(weights, grid), grid)
+            yield num_read, pack_floats(kept, matrix.weights)
+            continue
+        yield num_read, pack_codes(round_to_nearest(kept, grid), grid)
+
+
+def may_prune(matrix: Matrix) -> bool:
+    """Whether it belongs to a layer: embedding and head keep all their weights."""
+    return matrix.name.startswith("model.layers.")
 
 
 def read_matrix(matrix: Matrix, checkpoint: Checkpoint) -> Floats:
@@ -61,25 +72,46 @@ def read_matrix(matrix: Matrix, checkpoint: Checkpoint) -> Floats:
 
 
 def pack_calibrated(
-    weights: Floats, target: WeightFormat, recipe: Recipe, inputs: Floats, *, may_scale: bool
+    weights: Floats,
+    target: WeightFormat,
+    recipe: Recipe,
+    inputs: Floats,
+    *,
+    may_scale: bool,
+    pruning: Pruning | None,
 ) -> Packed:
     """The matrix by the recipe's method, given the inputs [num_tokens, cols] that it meets.
 
     `may_scale` says that something before the matrix can take the inverse of column scales.
     """
-    if target not in ("int8", "int4"):
-        parts = pack_floats(weights, target)
-        return Packed(parts, unpack(parts, target, *weights.shape), None)
-    scales = _scales(weights, target, recipe, inputs) if may_scale else None
+    is_integer = target in ("int8", "int4")
+    scales = _scales(weights, target, recipe, inputs) if may_scale and is_integer else None
     if scales is not None:
         weights = weights * scales
         inputs = inputs / scales
-    hessian = _hessian(inputs) if recipe.method == "gptq" else None
-    importance = None if hessian is None else np.diag(hessian)
-    grid = _grid(weights, target, recipe, importance)
-    codes = round_to_nearest(weights, grid) if hessian is None else gptq(weights, grid, hessian)
-    parts = pack_codes(codes, grid)
+    hessian = None
+    if pruning is not None or recipe.method == "gptq":
+        hessian = _hessian(inputs)
+    if pruning is not None and hessian is not None and pruning.method != "sparsegpt":
+        weights = weights * kept_weights(_wanda_scores(weights, pruning, hessian), pruning)
+    grid = None
+    if is_integer:
+        importance = None if hessian is None else np.diag(hessian)
+        grid = _grid(weights, target, recipe, importance)
+    if pruning is not None and hessian is not None and pruning.method == "sparsegpt":
+        weights = sparsegpt(weights, grid, hessian, pruning)
+    if grid is None:
+        parts = pack_floats(weights, target)
+    elif recipe.method == "gptq" and hessian is not None:
+        parts = pack_codes(gptq(weights, grid, hessian), grid)
+    else:
+        parts = pack_codes(round_to_nearest(weights, grid), grid)
     return Packed(parts, unpack(parts, target, *weights.shape), scales)
+
+
+def _wanda_scores(weights: Floats, pruning: Pruning, hessian: Floats) -> Floats:
+    magnitude = np.abs(weights)
+    return magnitude if pruning.method == "magnitude" else magnitude * np.sqrt(np.diag(hessian))
 
 
 def _scales(weights: Floats, target: WeightFormat, recipe: Recipe, inputs: Floats) -> Floats | None:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from autoglm import __version__
 from autoglm.compression.calibrated import CalibratedUnits
 from autoglm.compression.calibration import digest, read_sequences
+from autoglm.compression.matrices import may_prune
+from autoglm.compression.pruning import check_pruning
 from autoglm.compression.recipe import Recipe, load_recipe
 from autoglm.compression.stage import Stage
 from autoglm.compression.units import StreamedUnits, UnitWriter, units_of
@@ -27,6 +29,7 @@ from autoglm.modelfile.checkpoint import Checkpoint, source_bytes
 from autoglm.modelfile.convert import Progress, bundle_config, refuse_quantised, small_files
 from autoglm.modelfile.fields import Fields
 from autoglm.modelfile.files import model_directory
+from autoglm.modelfile.layout import Matrix
 from autoglm.modelfile.packing import config_text
 from autoglm.modelfile.passes import Graph, packing_of, run_passes, set_formats
 
@@ -74,6 +77,9 @@ def compress(
     files = small_files(directory, fields, arch)
     with Checkpoint(directory) as checkpoint:
         graph = set_formats(run_passes(arch, checkpoint, chosen.passes), chosen.formats)
+        for tensor in graph.tensors:
+            if chosen.pruning and isinstance(tensor, Matrix) and may_prune(tensor):
+                check_pruning(chosen.pruning, tensor.name, tensor.cols)
         packing = packing_of(graph, chosen.passes, activation_bits=chosen.activation_bits)
         files[CONFIG_NAME] = config_text(bundle_config(config, graph), packing)
         files[RECIPE_NAME] = chosen.text.encode()

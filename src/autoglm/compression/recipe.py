@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+from autoglm.compression.codes import Granularity
+from autoglm.compression.pruning import Pattern, Pruning, PruningMethod
 from autoglm.errors import InputError, ModelConfigError, UsageError
 from autoglm.inputs.text import read_text
 from autoglm.modelfile.arch import WEIGHT_FORMATS, WeightFormat
@@ -19,7 +21,6 @@ from autoglm.modelfile.passes import DEFAULT_PASSES, PASS_NAMES
 
 Method = Literal["rtn", "gptq"]
 Scaling = Literal["none", "awq", "smoothquant"]
-Granularity = Literal["row", "tensor"]
 Name = TypeVar("Name", bound=str)
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -35,6 +36,7 @@ _KEYS = (
     "activation_bits",
     "passes",
     "formats",
+    "pruning",
     "calibration",
 )
 
@@ -67,12 +69,14 @@ class Recipe:
     activation_bits: int
     passes: tuple[str, ...]
     formats: Mapping[str, WeightFormat]
+    pruning: Pruning | None = None
     calibration: CalibrationSize = field(default_factory=CalibrationSize)
 
     @property
     def needs_calibration(self) -> bool:
         """Whether a step looks at activations."""
-        return self.method != "rtn" or self.scaling != "none"
+        prunes_by_inputs = self.pruning is not None and self.pruning.method != "magnitude"
+        return self.method != "rtn" or self.scaling != "none" or prunes_by_inputs
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -128,6 +132,7 @@ def _parse(name: str, text: str, fields: Fields) -> Recipe:
         activation_bits=_one_of(fields, "activation_bits", (8, 16), 16),
         passes=_passes(fields),
         formats=_formats(fields),
+        pruning=_pruning(fields.nested("pruning")) if fields.has("pruning") else None,
         calibration=CalibrationSize(
             num_sequences=calibration.integer("num_sequences", 1, 4096, usual.num_sequences),
             sequence_tokens=calibration.integer("sequence_tokens", 2, 8192, usual.sequence_tokens),
@@ -149,12 +154,17 @@ def _checked(recipe: Recipe) -> Recipe:
             "'granularity' \"tensor\" goes with 'method' \"rtn\" only",
         ),
         (
-            recipe.needs_calibration and not is_integer,
+            (recipe.method != "rtn" or recipe.scaling != "none") and not is_integer,
             "'method' and 'scaling' need integer 'weights'",
         ),
         (
             recipe.activation_bits == 8 and not is_integer,
             "'activation_bits' 8 needs integer 'weights'",
+        ),
+        (
+            recipe.pruning is not None and recipe.method == "gptq",
+            "'method' \"gptq\" would fill the zeros of 'pruning' again; its method \"sparsegpt\" "
+            "rounds in the same way",
         ),
     )
     for is_wrong, fault in faults:
@@ -198,6 +208,19 @@ def _passes(fields: Fields) -> tuple[str, ...]:
             fields.refuse("passes", f"names of default, {', '.join(PASS_NAMES)}")
         names.extend(DEFAULT_PASSES if name == "default" else (name,))
     return tuple(names)
+
+
+def _pruning(table: Fields) -> Pruning:
+    _refuse_unknown(table, ("method", "pattern", "sparsity"))
+    pattern = _choice(table, "pattern", get_args(Pattern), "unstructured")
+    pruning = Pruning(
+        method=_choice(table, "method", get_args(PruningMethod), None),
+        pattern=pattern,
+        sparsity=table.real("sparsity", 0.0, 0.99, 0.5 if pattern == "2:4" else None),
+    )
+    if pattern == "2:4" and pruning.sparsity != 0.5:
+        table.refuse("sparsity", "0.5, which 2:4 means")
+    return pruning
 
 
 def _formats(fields: Fields) -> dict[str, WeightFormat]:
