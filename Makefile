@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-moe bench-window bench-drafts docs size fuzz fuzz-bundles vault-faults parity clean
+	lint fix bench bench-peers bench-moe bench-window bench-drafts docs sim size fuzz fuzz-bundles vault-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -159,11 +159,12 @@ lint: build $(VENV)/.requirements-lint $(VENV)/.requirements-test ## every stati
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/python -m pytest -q tests/gates
 
-fix: build $(VENV)/.requirements-lint ## format, and regenerate what is generated
+fix: build $(VENV)/.requirements-lint $(VENV)/.requirements-test ## format, and regenerate what is generated
 	$(BIN)/ruff check --fix $(PYTHON_FILES)
 	$(BIN)/ruff format $(PYTHON_FILES)
 	$(BIN)/clang-format -i $(CXX_FILES)
 	$(BIN)/python -m nanobind.stubgen -q -m autoglm._core -o src/autoglm/_core.pyi
+	$(BIN)/python tools/generate_protocol.py
 	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
 
 bench: build ## measure what README.md states; BENCH_MODEL=DIR adds a larger bundle
@@ -184,6 +185,11 @@ bench-drafts: build ## decode speed with drafts from the text over that without
 
 docs: build ## regenerate the command reference
 	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
+
+sim: build $(VENV)/.requirements-test ## simulate synchronisation under faults: SEEDS=N, of 10^5
+	$(BIN)/python -m tests.sync.simulation --seeds $(SEEDS) $(ARGS)
+
+SEEDS ?= 100000
 
 size: ## count lines and bytes, and list the files nearest their cap
 	@python3 tools/size.py

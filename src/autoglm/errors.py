@@ -3,7 +3,7 @@
 AutoGLMError (1): UsageError (2): InvalidRequestError: ContextOverflowError
   InputError, ModelFileError: ModelNotFoundError, UnsupportedModelError, ModelConfigError
   ResourceError, MissingExtraError, OutputFormatError, CancelledError (130), PrivacyError
-  StorageError: VaultError: VaultKeyError, VaultRollbackError
+  StorageError: VaultError: VaultKeyError, VaultRollbackError. SyncError
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ class MissingExtraError(AutoGLMError):
 
 class OutputFormatError(AutoGLMError):
     """The model's answer does not have the requested form."""
+
+
+class SyncError(AutoGLMError):
+    """A round of synchronisation that cannot be right: another hub, or one that lost data."""
 
 
 class CancelledError(AutoGLMError):

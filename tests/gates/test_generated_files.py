@@ -19,6 +19,15 @@ def test_cli_reference_is_current():
     assert output(str(ROOT / "tools/cli_reference.py")) == checked_in, "run `make docs`"
 
 
+def test_messages_of_the_wire_are_current(tmp_path):
+    output(str(ROOT / "tools/generate_protocol.py"), str(tmp_path))
+    directory = ROOT / "src/autoglm/protocol/v1"
+    generated = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    checked_in = {name: (directory / name).read_text(encoding="utf-8") for name in generated}
+    assert generated
+    assert generated == checked_in, "run `make fix`"
+
+
 def test_native_stub_is_current(tmp_path):
     stub = tmp_path / "_core.pyi"
     output("-m", "nanobind.stubgen", "-q", "-m", "autoglm._core", "-o", str(stub))

@@ -1,0 +1,1 @@
+"""The messages of the wire, generated from proto/autoglm/v1 by `make proto`."""
