@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from peers import workload
-from peers.engines import OURS
+from peers.engines import OURS, OURS_EXACT, OURS_RECIPE, OWN_NAMES
 from peers.rows import Row, median_of
 from peers.workload import Sample
 
 from autoglm.telemetry.plot import COLORS, OTHER_COLOR
 
 OWN_COLOR, ROOF_COLOR, MUST_COLOR = "#1f6feb", "#444c56", "#d29922"
+VARIANT_LINES = {OURS_EXACT: "^--", OURS_RECIPE: "s:"}
 PEER_COLORS = ("#d1742f", "#8957e5", "#2f8f46", "#b3446c", "#6e7781", "#9a6700")
 MARKERS = {"prompt": "o", "generation": "s"}
 # Below this share of a phase's time a step says nothing about the engine.
@@ -40,7 +42,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def ratios(rows: Sequence[Row], path: Path) -> None:
     """One bar a row: how many times better than the best peer."""
-    shown = [row for row in rows if row.ratio is not None][::-1]
+    shown = [row for row in rows if row.ratio is not None and row.name != workload.ROWS][::-1]
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.5, 0.32 * len(shown) + 0.9))
         values = [row.ratio or 0.0 for row in shown]
@@ -51,7 +53,11 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
                 ends = (place - 0.4, place + 0.4)
                 axes.plot([row.must.ratio] * 2, ends, color=MUST_COLOR, linewidth=2)
             axes.annotate(
-                f" {value:.2f}x  ({row.best_peer})", (value, place), va="center", fontsize=8
+                f" {value:.2f}x  ({row.best_peer})",
+                (value, place),
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
             )
         axes.set_yticks(range(len(shown)), [f"{row.model}: {row.name}" for row in shown])
         axes.set_xlim(0, 1.45 * max([1.0, *values]))
@@ -62,18 +68,24 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
 def depth(samples: Sequence[Sample], model: str, path: Path) -> None:
     """Decode speed of every engine against the tokens before."""
     of_model = [sample for sample in samples if sample.model == model and sample.row in DEPTHS]
-    colors = iter(PEER_COLORS)
+    engines = dict.fromkeys(sample.engine for sample in of_model)
+    peer_colors = dict(zip((e for e in engines if e not in OWN_NAMES), cycle(PEER_COLORS)))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.5, 3.6))
-        for engine in dict.fromkeys(sample.engine for sample in of_model):
+        for engine in engines:
             points = []
             for row, tokens in DEPTHS.items():
                 found = [s for s in of_model if (s.engine, s.row) == (engine, row)]
                 if found:
                     points.append((tokens, median_of(found).value))
-            color = OWN_COLOR if engine == OURS else next(colors)
-            width = 2.5 if engine == OURS else 1.2
-            axes.plot(*zip(*points, strict=True), "o-", color=color, lw=width, ms=4, label=engine)
+            axes.plot(
+                *zip(*points, strict=True),
+                VARIANT_LINES.get(engine, "o-"),
+                color=peer_colors.get(engine, OWN_COLOR),
+                lw=2.5 if engine == OURS else 1.2,
+                ms=4,
+                label=engine,
+            )
         axes.set_ylim(bottom=0)
         axes.set_xticks(list(DEPTHS.values()))
         axes.set_xlabel("tokens in the cache")

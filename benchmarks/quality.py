@@ -159,6 +159,7 @@ def main() -> int:
         default=[],
         help="packed rows of which the answers count",
     )
+    parser.add_argument("--rows", type=int, default=160, help="at most, of each --answers")
     parser.add_argument("--window", type=int, default=1024, help="tokens scored together")
     parser.add_argument("--windows", type=int, default=48, help="at most, of each text")
     parser.add_argument(
@@ -184,7 +185,7 @@ def main() -> int:
         read_text(path, tokenizer, window=args.window, num_windows=args.windows)
         for path in args.text
     ]
-    texts += [read_answers(path, num_rows=args.windows) for path in args.answers]
+    texts += [read_answers(path, num_rows=args.rows) for path in args.answers]
     if not texts:
         parser.error("give texts with --text or --answers")
     with tempfile.TemporaryDirectory() as work:

@@ -12,6 +12,7 @@ from typing import Any
 
 from quiet import measured
 
+from autoglm.config import FAST
 from peers.engines import PRODUCT
 from peers.turn import peak_of
 from peers.workload import FIRST_TOKEN, MEMORY_FIRST, Sample
@@ -93,6 +94,7 @@ def profile(model: Path, threads: int, depth: int, attempts: int) -> dict[str, A
     """`autoglm profile --json` of a model, with the limits of the machine."""
     command = ["-m", "autoglm", "profile", "--model", str(model), "--threads", str(threads)]
     options = ["--prompt-tokens", "512", "--gen-tokens", "16", "--depth", str(depth), "--json"]
+    options += ["--precision", FAST]
     run = measured(lambda: _document([*command, *options]), attempts=attempts)
     report: dict[str, Any] = run.value
     return {**report, "other_cpus": run.other_cpus}
