@@ -13,13 +13,19 @@ if any(importlib.util.find_spec(name) is None for name in ("torch", "zstandard")
 elif not shutil.which("g++") or "amx_bf16" not in Path("/proc/cpuinfo").read_text():
     collect_ignore_glob = ["test_native_step.py"]
 
+# Paragraphs that differ in digits alone count as repeated, so these differ in a word.
+WORDS = [chr(ord("a") + i) * 3 for i in range(24)]
 TURNS_ZH = "\n".join(
-    f"{name}：我们{day}需要提交第{i}份测试报告，预算是{i}0万元。请大家会后确认时间安排。"
-    for i, (name, day) in enumerate([("张伟", "周一"), ("李娜", "周二"), ("王强", "周三")] * 8)
+    f"{name}：我们{day}需要提交{word}测试报告，预算是{i}0万元。请大家会后确认时间安排。"
+    for i, (word, (name, day)) in enumerate(
+        zip(WORDS, [("张伟", "周一"), ("李娜", "周二"), ("王强", "周三")] * 8, strict=True)
+    )
 )
 TURNS_EN = "\n".join(
-    f"{name}: We need to finish report number {i} by {day}. The budget is {i} thousand dollars."
-    for i, (name, day) in enumerate([("Tom Hill", "Monday"), ("Ann Lee", "Friday")] * 10)
+    f"{name}: We need to finish report {word} by {day}. The budget is {i} thousand dollars."
+    for i, (word, (name, day)) in enumerate(
+        zip(WORDS, [("Tom Hill", "Monday"), ("Ann Lee", "Friday")] * 12, strict=True)
+    )
 )
 
 
@@ -68,6 +74,25 @@ def _records():
         "clinc150": {"split": "train", "text": "book a table", "intent": "book_table"},
         "banking77": {"split": "train", "text": "card lost", "category": "lost_card"},
         "sgd": {"turns": turns},
+        "crosswoz": {
+            "turns": [
+                {"speaker": "usr", "text": "请问餐馆电话？", "acts": []},
+                {
+                    "speaker": "sys",
+                    "text": "电话是010-1234，人均68元。",
+                    "acts": [
+                        ["Inform", "餐馆", "电话", "010-1234"],
+                        ["Inform", "餐馆", "人均消费", "68元"],
+                    ],
+                },
+            ]
+        },
+        "friendsqa": {
+            "turns": [{"speaker": "Ross", "text": "I live in New York ."}] * 3,
+            "qas": [
+                {"question": "Where does Ross live ?", "answers": [{"answer_text": "New York"}]}
+            ],
+        },
         "taskmaster4": {"turns": turns},
         "chatterbot": {"lang": "chinese", "turns": ["你好", "你好，有什么可以帮你？"]},
     }
@@ -81,7 +106,8 @@ def data_dir(tmp_path_factory):
     for source in TEXT_SOURCES:
         base = TURNS_ZH if source.lang == "zh" else TURNS_EN
         documents = [
-            base.replace("测试", f"测试{i}").replace("report", f"report {i}") for i in range(12)
+            base.replace("测试", f"{word}测试").replace("report", f"{word} report")
+            for word in WORDS[:12]
         ]
         write_zst(root / source.name / "part.txt.zst", "\n\n".join(documents) + "\n")
     for name, record in _records().items():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from autoglm.errors import InvalidRequestError
 from autoglm.lite import pack, train
 from autoglm.lite.export import load_checkpoint
 from autoglm.lite.optim import Schedule, orthogonalise
-from autoglm.lite.packed import PackedRows, RowOrder
+from autoglm.lite.packed import PackedRows, RowOrder, Span
 from autoglm.lite.sample import answer
 
 
@@ -56,6 +57,8 @@ def run_train(monkeypatch, packed, out, steps, *options, kernels="torch"):
             str(steps),
             "--batch-rows",
             "2",
+            "--vocab",
+            "512",
             "--hidden",
             "128",
             "--layers",
@@ -67,6 +70,8 @@ def run_train(monkeypatch, packed, out, steps, *options, kernels="torch"):
             "--eval-steps",
             "2",
             "--no-compile",
+            "--threads",
+            "1",
             "--kernels",
             kernels,
             "--decay-from",
@@ -125,12 +130,21 @@ def test_an_empty_folder_of_rows_is_refused(tmp_path):
         PackedRows(tmp_path)
 
 
+def test_an_epoch_reads_a_span_as_often_as_its_repeat_says():
+    order = RowOrder([Span(0, 10, 2.5), Span(10, 4, 0.5)], seed=3)
+    counts = Counter(order.rows(0, order.epoch_rows))
+    assert order.epoch_rows == 27
+    assert {counts[row] for row in range(10)} == {2, 3}
+    assert sum(counts[row] for row in range(10, 14)) == 2
+
+
 def test_every_epoch_reads_every_row_once_in_another_order():
-    order = RowOrder(50, seed=3)
+    spans = [Span(0, 50)]
+    order = RowOrder(spans, seed=3)
     first, second = order.rows(0, 50), order.rows(50, 50)
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
-    assert RowOrder(50, seed=3).rows(45, 10) == first[45:] + second[:5]
+    assert RowOrder(spans, seed=3).rows(45, 10) == first[45:] + second[:5]
 
 
 def test_schedule_warms_up_stays_and_decays():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from autoglm.lite.dialogue_records import crosswoz, friendsqa
 from autoglm.lite.salience import terms
 from autoglm.lite.sources import clean_line, read_records
 from autoglm.lite.tasks import NOT_FOUND, SUMMARY_PROMPTS, Example
@@ -247,6 +248,8 @@ READERS: tuple[tuple[Reader, float], ...] = (
     (primock57, 0.5),
     (ethpm, 3.0),
     (cmrc2018, 3.0),
+    (crosswoz, 1.0),
+    (friendsqa, 1.0),
     (vcsum, 0.5),
     (intents, 1.0),
     (dialogues, 0.5),

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from autoglm.lite import synthetic, tasks
+from autoglm.lite import passages, synthetic, tasks
 from autoglm.lite.datasets import READERS
 from autoglm.lite.salience import Salience
 from autoglm.lite.sources import RECORD_FILES, TEXT_SOURCES, TextSource, sample_pieces
@@ -43,6 +43,7 @@ class Mix:
     repeat_rows: float
     record_share: float
     synthetic_share: float
+    passage_share: float
     zh_share: float
     answer_loss: bool
     held_out: bool
@@ -156,7 +157,8 @@ def collect_examples(data_dir: Path, mix: Mix, encoder: Encoder) -> list[Encoded
         share = mix.zh_share if source.lang == "zh" else 1 - mix.zh_share
         invented = int(budget * mix.synthetic_share * share)
         found += _take(synthetic.examples(source.lang, rng), encoder, invented, mix.row_tokens)
-        wanted = int(budget * (1 - mix.record_share - mix.synthetic_share) * share)
+        rest = 1 - mix.record_share - mix.synthetic_share - mix.passage_share
+        wanted = int(budget * rest * share)
         pieces = sample_pieces(
             data_dir,
             source,
@@ -167,7 +169,28 @@ def collect_examples(data_dir: Path, mix: Mix, encoder: Encoder) -> list[Encoded
         made = _meeting_examples(pieces, source, mix.row_tokens, rng)
         named = (replace(e, source=f"{source.name}/{e.source}") for e in made)
         found += _take(named, encoder, wanted, mix.row_tokens)
+    found += _passage_examples(data_dir, mix, encoder, int(budget * mix.passage_share), rng)
     rng.shuffle(found)
+    return found
+
+
+def _passage_examples(
+    data_dir: Path, mix: Mix, encoder: Encoder, budget: int, rng: random.Random
+) -> list[Encoded]:
+    """Titles, rewriting, cloze and facts over every corpus, by its weight."""
+    found: list[Encoded] = []
+    total = sum(source.weight for source in TEXT_SOURCES)
+    for source in TEXT_SOURCES:
+        wanted = int(budget * source.weight / total)
+        per_token = _CHARS_PER_TOKEN[source.lang]
+        # Many passages have no task in them: read four times what is wanted.
+        pieces = sample_pieces(
+            data_dir, source, int(4 * wanted * per_token), rng, held_out=mix.held_out
+        )
+        longest = int(mix.row_tokens * 0.6 * per_token)
+        made = passages.examples(pieces, source.lang, longest, rng)
+        named = (replace(e, source=f"{source.name}/{e.source}") for e in made)
+        found += _take(named, encoder, wanted, mix.row_tokens)
     return found
 
 
@@ -303,8 +326,9 @@ def main() -> None:
     parser.add_argument("--row-tokens", type=int, default=512)
     parser.add_argument("--text-rows", type=float, default=0.35, help="share of plain-text rows")
     parser.add_argument("--repeat-rows", type=float, default=0.0, help="share of copying drills")
-    parser.add_argument("--record-share", type=float, default=0.35)
+    parser.add_argument("--record-share", type=float, default=0.3)
     parser.add_argument("--synthetic-share", type=float, default=0.15)
+    parser.add_argument("--passage-share", type=float, default=0.2)
     parser.add_argument("--zh-share", type=float, default=0.65, help="of the meeting examples")
     parser.add_argument("--held-out", action="store_true", help="only the held-out documents")
     parser.add_argument("--answer-loss", action="store_true", help="loss on answers only")
@@ -317,6 +341,7 @@ def main() -> None:
         args.repeat_rows,
         args.record_share,
         args.synthetic_share,
+        args.passage_share,
         args.zh_share,
         args.answer_loss,
         args.held_out,

@@ -15,6 +15,15 @@ from torch import Tensor
 from autoglm.errors import InvalidRequestError
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring rows that an epoch reads `repeat` times."""
+
+    first: int
+    num_rows: int
+    repeat: float = 1.0
+
+
 class PackedRows:
     """Memory-mapped rows of token ids; without mask files every token carries loss."""
 
@@ -33,6 +42,12 @@ class PackedRows:
         if not self.num_rows:
             message = f"{folder}: no packed rows; run autoglm.lite.pack first"
             raise InvalidRequestError(message)
+        repeat = {f"tokens_{s['name']}": s.get("repeat", 1.0) for s in card.get("sources", [])}
+        self.spans: list[Span] = []
+        first = 0
+        for file, part in zip(sorted(folder.glob("tokens_*.bin")), self._tokens, strict=True):
+            self.spans.append(Span(first, len(part), repeat.get(file.stem, 1.0)))
+            first += len(part)
 
     def _open(self, folder: Path, kind: str, dtype: type) -> list[Any]:
         parts = [np.memmap(f, dtype=dtype, mode="r") for f in sorted(folder.glob(f"{kind}_*.bin"))]
@@ -60,11 +75,12 @@ class PackedRows:
 
 
 class RowOrder:
-    """Endless permutations of a set's rows."""
+    """Endless permutations of spans of rows, each row as often as its span says."""
 
-    def __init__(self, num_rows: int, seed: int) -> None:
-        self._num_rows = num_rows
+    def __init__(self, spans: list[Span], seed: int) -> None:
+        self._spans = spans
         self._seed = seed
+        self.epoch_rows = sum(round(span.num_rows * span.repeat) for span in spans)
         self._epoch = -1
         self._order: Any = None
 
@@ -73,11 +89,18 @@ class RowOrder:
         return [self._row(position) for position in range(first, first + count)]
 
     def _row(self, position: int) -> int:
-        epoch, place = divmod(position, self._num_rows)
+        epoch, place = divmod(position, self.epoch_rows)
         if epoch != self._epoch:
             generator = np.random.default_rng([self._seed, epoch])
-            self._order, self._epoch = generator.permutation(self._num_rows), epoch
+            drawn = [_draw(span, generator) for span in self._spans if span.num_rows]
+            self._order, self._epoch = generator.permutation(np.concatenate(drawn)), epoch
         return int(self._order[place])
+
+
+def _draw(span: Span, generator: np.random.Generator) -> Any:
+    whole, rest = divmod(round(span.num_rows * span.repeat), span.num_rows)
+    rows = np.arange(span.first, span.first + span.num_rows)
+    return np.concatenate([np.tile(rows, whole), generator.permutation(rows)[:rest]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +128,8 @@ class BatchReader:
         self._texts = texts
         self._answers = answers
         self._micro_rows = micro_rows
-        self._text_order = RowOrder(texts.num_rows, seed)
-        self._answer_order = RowOrder(answers.num_rows if answers else 1, seed + 1)
+        self._text_order = RowOrder(texts.spans, seed)
+        self._answer_order = RowOrder(answers.spans if answers else [], seed + 1)
 
     def read(self, at: Positions, *, num_rows: int, num_answers: int) -> Batch:
         """The update of `num_rows` at a position, `num_answers` of them answers."""

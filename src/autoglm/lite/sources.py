@@ -28,6 +28,7 @@ _MARKER = re.compile(
     r"\{(?:disfmarker|vocalsound|gap|pause|nonvocalsound|comment)\}"
     r"|\[(?:laughs?|laughter|laughing|crosstalk|applause|chuckles?|pause)\]|（笑）"
 )
+_VARYING = re.compile(r"[\d\s]+")
 _SPACES = re.compile(r"[ \t\u3000\xa0]+")
 _SPACE_BEFORE_MARK = re.compile(r" +([,.?!;:%)]|'(?:s|t|m|re|ve|ll|d)\b|n't\b)")
 
@@ -77,6 +78,8 @@ RECORD_FILES: dict[str, tuple[str, Licence, str]] = {
     "cmrc2018": ("qa_cmrc2018/train.jsonl.zst", "share-alike", "CC BY-SA 4.0"),
     "clinc150": ("int_clinc150/data_full.jsonl.zst", "permissive", "CC BY 3.0"),
     "banking77": ("int_banking77/banking77.jsonl.zst", "permissive", "CC BY 4.0"),
+    "crosswoz": ("dlg_crosswoz/val.jsonl.zst", "permissive", "Apache-2.0"),
+    "friendsqa": ("qa_friendsqa/dev.jsonl.zst", "permissive", "Apache-2.0"),
     "sgd": ("dlg_sgd/train.jsonl.zst", "share-alike", "CC BY-SA 4.0"),
     "taskmaster4": ("dlg_taskmaster4/tm4.jsonl.zst", "permissive", "CC BY 4.0"),
     "chatterbot": ("dlg_chatterbot/pairs.jsonl.zst", "permissive", "BSD-3-Clause"),
@@ -116,9 +119,31 @@ def text_path(data_dir: Path, source: TextSource) -> Path:
     return path
 
 
-def read_documents(data_dir: Path, source: TextSource, *, held_out: bool = False) -> Iterator[str]:
-    """Cleaned documents of a corpus, longer paragraphs that occurred before removed."""
-    seen: set[bytes] = set()
+class Paragraphs:
+    """Remembers longer paragraphs; two that differ in digits, case or spaces count as one."""
+
+    def __init__(self) -> None:
+        self._digests: set[bytes] = set()
+        self.num_dropped = 0
+
+    def is_new(self, line: str) -> bool:
+        """True the first time; short lines always."""
+        if len(line) < _MIN_PARAGRAPH_CHARS:
+            return True
+        plain = _VARYING.sub("", line.lower())
+        digest = hashlib.sha1(plain.encode(), usedforsecurity=False).digest()[:8]
+        if digest in self._digests:
+            self.num_dropped += 1
+            return False
+        self._digests.add(digest)
+        return True
+
+
+def read_documents(
+    data_dir: Path, source: TextSource, seen: Paragraphs | None = None, *, held_out: bool = False
+) -> Iterator[str]:
+    """Cleaned documents of a corpus without the longer paragraphs that `seen` knows."""
+    seen = seen or Paragraphs()
     for lines in _raw_documents(text_path(data_dir, source)):
         if is_held_out("\n".join(lines)) == held_out:
             text = _clean(lines, seen)
@@ -151,7 +176,7 @@ def sample_pieces(
     available = sum(len(line) for lines in _raw_documents(path) for line in lines)
     available = available // _HELD_OUT_MODULUS if held_out else available
     fraction = min(1.0, 1.1 * max_chars / max(1, available))
-    seen: set[bytes] = set()
+    seen = Paragraphs()
     pieces: list[str] = []
     for lines in _raw_documents(path):
         if is_held_out("\n".join(lines)) != held_out:
@@ -169,14 +194,5 @@ def sample_pieces(
     return [piece for piece in pieces if piece]
 
 
-def _clean(lines: list[str], seen: set[bytes]) -> str:
-    kept: list[str] = []
-    for line in map(clean_line, lines):
-        if len(line) >= _MIN_PARAGRAPH_CHARS:
-            digest = hashlib.sha1(line.encode(), usedforsecurity=False).digest()[:8]
-            if digest in seen:
-                continue
-            seen.add(digest)
-        if line:
-            kept.append(line)
-    return "\n".join(kept)
+def _clean(lines: list[str], seen: Paragraphs) -> str:
+    return "\n".join(line for line in map(clean_line, lines) if line and seen.is_new(line))

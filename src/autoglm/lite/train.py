@@ -170,8 +170,15 @@ class Trainer:
         self._is_stopping = True
 
     def run(self, sets: Sets) -> None:
-        """Train to the end of the budget or of this leg."""
-        signal.signal(signal.SIGTERM, self.request_stop)
+        """Train to the end of the budget or of this leg; SIGTERM ends it after the update."""
+        previous = signal.signal(signal.SIGTERM, self.request_stop)
+        try:
+            self._run(sets)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        self.save()
+
+    def _run(self, sets: Sets) -> None:
         plan = self.plan
         started = last_save = time.perf_counter()
         options = StepOptions(
@@ -198,7 +205,6 @@ class Trainer:
                 if time.perf_counter() - last_save > 60.0 * plan.save_minutes:
                     self.save()
                     last_save = time.perf_counter()
-        self.save()
 
 
 def start(model: LiteModel, plan: Plan, sets: Sets, initial: dict[str, Any]) -> None:

@@ -80,6 +80,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--vocab", type=int, default=16_384)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=8)
@@ -89,6 +90,7 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
 def model_config(args: argparse.Namespace) -> LiteConfig:
     """The shape the options ask for."""
     return LiteConfig(
+        vocab_size=args.vocab,
         hidden_size=args.hidden,
         num_layers=args.layers,
         num_heads=args.heads,
