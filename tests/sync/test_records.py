@@ -66,6 +66,14 @@ def test_counts_of_all_devices_add_up_whatever_is_repeated(make_records, hub):
     assert [records.get("n")["count"] for records in devices] == [60] * 3
 
 
+def test_count_from_before_the_device_had_a_number_is_shown_after_it_has_one(make_records, hub):
+    records = make_records()
+    records.increment("n", "count", 4)
+    assert records.get("n") == {"count": 4}
+    sync(hub, records)
+    assert records.get("n") == {"count": 4}
+
+
 def test_concurrent_edits_of_a_text_are_both_kept(make_records, hub):
     first, second = make_records(), make_records()
     first.write_text("n", "body", "one two three")

@@ -168,6 +168,8 @@ class Records:
         entry = Entry.FromString(version.payload)
         if entry.kind != KIND_COUNTER:
             return version
+        # The cell is another one, so the index is no longer right.
+        self._cells = None
         entry.member = _lane(actor)
         entry.share.total -= entry.share.confirmed
         entry.share.confirmed = 0

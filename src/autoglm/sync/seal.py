@@ -1,0 +1,114 @@
+"""Seals what versions say, so that the hub stores only ciphertext and clocks.
+
+AES-256-GCM. Every process draws a salt and derives one key for each author it seals for; the nonce
+is the version's counter, so it costs no bytes and cannot repeat under a key. Dot, cell, context,
+clock and what the version needs are authenticated: a hub cannot move a payload.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Protocol
+
+from autoglm.errors import SyncError, require
+from autoglm.sync.version import Version
+
+SALT_BYTES = 8
+KEY_BYTES = 32
+TAG_BYTES = 16
+# Below this, zstd's frame costs more than it saves.
+COMPRESS_ABOVE = 128
+MAX_PLAIN_BYTES = 2**22
+FORMAT = 1
+_RAW, _ZSTD = b"\x00", b"\x01"
+
+
+class _Cipher(Protocol):
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes: ...
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes: ...
+
+
+class Sealer:
+    """One process's view of a user's root key. The first bytes of a sealed payload are the salt."""
+
+    def __init__(self, root_key: bytes, *, salt: bytes | None = None) -> None:
+        """`root_key` has 32 random bytes. A salt is never given twice: leave it out."""
+        if len(root_key) != KEY_BYTES:
+            message = f"the root key has {len(root_key)} bytes; expected {KEY_BYTES}"
+            raise SyncError(message)
+        self._root_key = root_key
+        self._salt = os.urandom(SALT_BYTES) if salt is None else salt
+        self._aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="sync")
+        self._zstd = require("zstandard", extra="sync")
+        self._cipher = lru_cache(maxsize=4096)(self._derive)
+
+    def index_key(self) -> bytes:
+        """The key that hides the names of cells."""
+        return self._expand(b"autoglm cells")
+
+    def seal(self, version: Version) -> Version:
+        """The version with its payload encrypted."""
+        plain = _RAW + version.payload
+        if len(version.payload) > COMPRESS_ABOVE:
+            packed = _ZSTD + self._zstd.ZstdCompressor(level=3).compress(version.payload)
+            plain = min(plain, packed, key=len)
+        cipher = self._cipher(version.dot[0], self._salt)
+        sealed = cipher.encrypt(_nonce(version), plain, _bound(version))
+        return replace(version, payload=self._salt + sealed)
+
+    def open(self, version: Version) -> Version:
+        """The version with its payload in the clear. Raises SyncError if it was not sealed so."""
+        salt, sealed = version.payload[:SALT_BYTES], version.payload[SALT_BYTES:]
+        cipher = self._cipher(version.dot[0], salt)
+        try:
+            plain = cipher.decrypt(_nonce(version), sealed, _bound(version))
+            return replace(version, payload=self._unpacked(plain))
+        except Exception as err:
+            # Every library fails in its own way; all of them mean the same to the user.
+            message = "a version cannot be opened: another key, or it was changed on the way"
+            raise SyncError(message) from err
+
+    def _unpacked(self, plain: bytes) -> bytes:
+        if plain[:1] == _RAW:
+            return plain[1:]
+        unpack: Callable[..., bytes] = self._zstd.ZstdDecompressor().decompress
+        return unpack(plain[1:], max_output_size=MAX_PLAIN_BYTES)
+
+    def _derive(self, actor: int, salt: bytes) -> _Cipher:
+        info = b"autoglm versions" + actor.to_bytes(8, "big") + salt
+        cipher: _Cipher = self._aead.AESGCM(self._expand(info))
+        return cipher
+
+    def _expand(self, info: bytes) -> bytes:
+        hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", extra="sync")
+        hashes = require("cryptography.hazmat.primitives.hashes", extra="sync")
+        key: bytes = hkdf.HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=info).derive(
+            self._root_key
+        )
+        return key
+
+
+def _nonce(version: Version) -> bytes:
+    # A pending difference may be sealed again with its base in it: that is another payload.
+    variant = b"\x00" if version.needs is None else b"\x01"
+    return variant + version.dot[1].to_bytes(11, "big")
+
+
+def _bound(version: Version) -> bytes:
+    """What is authenticated beside the payload, without ambiguity."""
+    context = [number for dot in version.context for number in dot]
+    needs = version.needs or (0, 0)
+    numbers = (
+        FORMAT,
+        version.dot[0],
+        version.dot[1],
+        version.stamp,
+        version.is_tombstone,
+        *needs,
+        *context,
+    )
+    return version.cell + b"".join(int(number).to_bytes(8, "big") for number in numbers)
