@@ -354,6 +354,9 @@ void bind_session(nb::module_& m) {
           "append",
           [](Session& session, const std::vector<int32_t>& ids) { return session.append(ids); },
           nb::arg("ids"), "As prefill, but computes nothing yet: run_passes does.")
+      .def(
+          "extend", [](Session& session, const std::vector<int32_t>& ids) { session.extend(ids); },
+          nb::arg("ids"), "Appends tokens that need no choice, as if they had been sampled.")
       .def("allow", session_allow, nb::arg("mask"),
            "Limits the next sampled token to the set bits of a buffer of 32-bit words.")
       .def(

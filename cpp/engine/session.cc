@@ -50,6 +50,13 @@ int Session::append(std::span<const int32_t> ids) {
   return num_reused;
 }
 
+void Session::extend(std::span<const int32_t> ids) {
+  const std::lock_guard lock(mutex_);
+  executor_->check_ids(ids);
+  tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+  num_tokens_ = static_cast<int>(tokens_.size());
+}
+
 int Session::append_locked(std::span<const int32_t> ids) {
   if (ids.empty()) throw Error(kArgumentError, "prefill needs at least one token");
   executor_->check_ids(ids);

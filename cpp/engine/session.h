@@ -36,6 +36,9 @@ class Session {
   // As prefill(), but computes nothing yet: later calls do.
   int append(std::span<const int32_t> ids);
 
+  // Appends tokens that need no choice, as if they had been sampled; later calls compute them.
+  void extend(std::span<const int32_t> ids);
+
   // Limits the next sampled token to those whose bit is set, as Sampler::sample().
   void allow(std::vector<uint32_t> allowed);
 

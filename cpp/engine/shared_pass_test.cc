@@ -185,6 +185,18 @@ void test_logits_wait_for_a_token_that_is_allowed() {
   CHECK_THROWS(kArgumentError, first.decode(1, {}, {}));
 }
 
+void test_tokens_that_need_no_choice_count_as_sampled() {
+  const TinyModel tiny(tiny_config());
+  const auto model = tiny.load();
+  const Sampling sampling{.presence_penalty = 5.0f};
+  const auto expected = alone(model, {.threads = 1}, random_ids(6), 9, sampling);
+  Session session(std::make_shared<Executor>(model, Plan{.threads = 1}));
+  session.prefill(random_ids(6), {});
+  session.extend(std::span(expected).first(5));
+  CHECK(session.decode(4, sampling, {}) ==
+        std::vector<int32_t>(expected.begin() + 5, expected.end()));
+}
+
 void test_logprobs_are_those_of_the_logits() {
   const TinyModel tiny(tiny_config());
   const auto executor = std::make_shared<Executor>(tiny.load(), Plan{.threads = 1});
@@ -264,6 +276,7 @@ int main() {
   autoglm::test_a_cancelled_session_leaves_and_the_others_go_on();
   autoglm::test_a_session_without_room_fails_alone();
   autoglm::test_logits_wait_for_a_token_that_is_allowed();
+  autoglm::test_tokens_that_need_no_choice_count_as_sampled();
   autoglm::test_logprobs_are_those_of_the_logits();
   autoglm::test_sampled_tokens_report_their_logprobs_alone_and_together();
   autoglm::test_an_embedding_does_not_depend_on_chunks();

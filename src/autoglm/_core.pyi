@@ -438,6 +438,9 @@ class Session:
     def append(self, ids: Sequence[int]) -> int:
         """As prefill, but computes nothing yet: run_passes does."""
 
+    def extend(self, ids: Sequence[int]) -> None:
+        """Appends tokens that need no choice, as if they had been sampled."""
+
     def allow(self, mask: object) -> None:
         """
         Limits the next sampled token to the set bits of a buffer of 32-bit words.

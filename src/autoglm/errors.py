@@ -34,6 +34,10 @@ class ContextOverflowError(InvalidRequestError):
     """The prompt alone does not fit the context window."""
 
 
+class GrammarError(InvalidRequestError):
+    """A schema or grammar that cannot be used."""
+
+
 class InputError(AutoGLMError):
     """A text input that is missing, empty, binary, too large or not UTF-8."""
 

@@ -148,13 +148,29 @@ class Cancellation:
                 self._callbacks.remove(callback)
 
 
+GrammarKind = Literal["schema", "regex", "choice", "lark"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like; every token is chosen among those that keep to it.
+
+    `source` is a JSON schema, a regular expression, a JSON list of texts, or a grammar in the
+    Lark dialect of llguidance.
+    """
+
+    kind: GrammarKind
+    source: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What an engine answers. Raises InvalidRequestError.
 
     `text` is a document that belongs to the last user message; it may be longer than the context
     window. A `prompt`, as text or token ids, is continued as it stands, instead of messages.
-    `max_tokens` None means the engine's default. `schema` asks for a JSON answer.
+    `max_tokens` None means the engine's default. `schema` asks for a JSON answer, a `grammar` for
+    one of any form.
     """
 
     messages: tuple[Message, ...] = ()
@@ -164,6 +180,7 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = None
+    grammar: Grammar | None = None
     cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -183,6 +200,9 @@ class Request:
             raise InvalidRequestError(message)
         if self.schema is not None:
             _check_schema(self.schema)
+        if self.schema is not None and self.grammar is not None:
+            message = "an answer has a schema or a grammar, not both"
+            raise InvalidRequestError(message)
 
     def _check_messages(self) -> None:
         for turn in self.messages:

@@ -50,6 +50,7 @@ class AnswerCache:
             "text": request.text,
             "stop": request.stop,
             "schema": request.schema,
+            "grammar": request.grammar and [request.grammar.kind, request.grammar.source],
             "sampling": sampling,
         }
         plain = json.dumps(fields, sort_keys=True).encode()

@@ -52,6 +52,21 @@ class WindowedEngine(Engine, Protocol):
         """The most tokens the answer may have: the request's limit, or the engine's."""
 
 
+class Constraint(Protocol):
+    """Says which tokens may come next in an answer of a given form."""
+
+    is_complete: bool
+
+    def mask(self) -> bytes:
+        """A bit for every token that may come next. Raises OutputFormatError."""
+
+    def push(self, token: int) -> list[int]:
+        """Take the token that was chosen; returns those that must follow.
+
+        Raises OutputFormatError.
+        """
+
+
 class TokenSession(Protocol):
     """One sequence of tokens. Errors are those of `autoglm.errors`."""
 
@@ -61,6 +76,15 @@ class TokenSession(Protocol):
     @property
     def num_pending(self) -> int:
         """How many tokens have to be read before the next one can be chosen."""
+
+    def choose(self, mask: bytes) -> tuple[int, bool]:
+        """Choose the next token among those whose bit is set, once all tokens are read.
+
+        Returns whether it is an end token too.
+        """
+
+    def extend(self, ids: list[int]) -> None:
+        """Take tokens that need no choice, to be read by passes."""
 
     def take_logprobs(self) -> list[Logprob]:
         """Of the tokens since the last call, when the sampling asked for them."""

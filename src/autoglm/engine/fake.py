@@ -67,6 +67,15 @@ class FakeSession:
         self.num_pending = len(self._prompt)
         return 0
 
+    def choose(self, mask: bytes) -> tuple[int, bool]:
+        """The lowest token that may come."""
+        token = next(i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1)
+        return token, False
+
+    def extend(self, ids: list[int]) -> None:
+        """Tokens that are forced."""
+        self._prompt += ids
+
     def take_logprobs(self) -> list[Logprob]:
         """A fake knows none."""
         return []
@@ -81,7 +90,7 @@ class FakeSession:
         if not self._answer:
             self._model.prompts.append(self._prompt)
             self._answer = list(self._continuation(self._prompt, self._sampling))
-        self.num_pending = 1
+        self.num_pending = 1 if part.most_ids else 0
         stop = self._position + part.most_ids
         while len(self._answer) < stop:
             self._answer.append(self._answer[-1])

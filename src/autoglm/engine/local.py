@@ -6,18 +6,20 @@ share the passes over the model.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from autoglm.engine.base import TokenModel
+from autoglm.engine.base import Constraint, TokenModel
+from autoglm.engine.grammar import GrammarCompiler, is_available
 from autoglm.engine.prompt import PromptBuilder
 from autoglm.engine.scheduler import Batch, Scheduler
 from autoglm.engine.stop import StopMatcher
 from autoglm.engine.token_pool import TokenPool
 from autoglm.engine.tokenizer import Detokenizer, Tokenizer
 from autoglm.errors import CancelledError, ContextOverflowError, InvalidRequestError
-from autoglm.types import Cancellation, Chunk, FinishReason, Logprob, Request, Usage
+from autoglm.types import Cancellation, Chunk, FinishReason, Grammar, Logprob, Request, Usage
 
 
 class LocalEngine:
@@ -47,6 +49,7 @@ class LocalEngine:
         self._max_tokens = max_tokens
         self._pool = TokenPool(model.pool_tokens)
         self._scheduler = Scheduler(model)
+        self._grammars = GrammarCompiler(tokenizer.to_json, eos_ids)
 
     @property
     def context_tokens(self) -> int:
@@ -118,17 +121,25 @@ class LocalEngine:
         self, request: Request, ids: list[int], num_tokens: int, answer: _Answer
     ) -> Generator[Chunk, None, FinishReason]:
         """The chunks of the answer; the session and its part of the cache end with it."""
+        constraint = self._constraint(request, num_tokens)
         session = self._model.session(request.sampling)
         with request.cancellation.attached(session.cancel):
             answer.num_cached = session.append(ids)
-            with closing(self._scheduler.run(session, num_tokens)) as batches:
+            with closing(self._scheduler.run(session, num_tokens, constraint)) as batches:
                 for batch in batches:
                     if request.cancellation.is_cancelled:
                         return "cancelled"
                     yield answer.push(batch)
-                    if answer.is_finished:
+                    if answer.is_finished or batch.is_ended:
                         return "stop"
         return "length"
+
+    def _constraint(self, request: Request, num_tokens: int) -> Constraint | None:
+        """What keeps the answer to its form."""
+        grammar = request.grammar
+        if request.schema is not None and is_available():
+            grammar = Grammar("schema", json.dumps(request.schema))
+        return None if grammar is None else self._grammars.start(grammar, num_tokens)
 
 
 class _Answer:

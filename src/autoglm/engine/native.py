@@ -242,6 +242,18 @@ class NativeSession:
         self.num_pending = len(ids) - num_cached
         return num_cached
 
+    def choose(self, mask: bytes) -> tuple[int, bool]:
+        """Choose the next token among those whose bit is set; and whether it is an end token."""
+        with translate_core_errors():
+            self.core.allow(mask)
+            token = self.core.decode(1, self.sampling)[0]
+        return token, not self.sampling.ignore_eos and token in self.sampling.eos_ids
+
+    def extend(self, ids: list[int]) -> None:
+        """Take tokens that need no choice, to be read by passes."""
+        with translate_core_errors():
+            self.core.extend(ids)
+
     def take_logprobs(self) -> list[Logprob]:
         """Of the tokens since the last call, when the sampling asked for them."""
         return [_logprob(entry) for entry in self.core.take_logprobs()]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoglm.engine.base import Part, PassOutcome, TokenModel, TokenSession
+from autoglm.engine.base import Constraint, Part, PassOutcome, TokenModel, TokenSession
 from autoglm.errors import AutoGLMError, CancelledError
 from autoglm.types import Logprob
 
@@ -45,6 +45,7 @@ class _Job:
     num_pending: int
     num_left: int
     news: threading.Condition
+    constraint: Constraint | None = None
     unread: deque[Batch] = field(default_factory=deque)
     has_begun: bool = False
     is_running: bool = False
@@ -57,7 +58,9 @@ class _Job:
 
     @property
     def most_ids(self) -> int:
-        """The first token comes alone, to be seen soon."""
+        """The first token comes alone, to be seen soon; a constrained one is chosen apart."""
+        if self.constraint is not None:
+            return 0
         return min(self.num_left, MAX_STEP_TOKENS) if self.has_begun else 1
 
 
@@ -81,14 +84,19 @@ class Scheduler:
         """How many sequences there are."""
         return len(self._jobs)
 
-    def run(self, session: TokenSession, num_tokens: int) -> Generator[Batch, None, None]:
+    def run(
+        self, session: TokenSession, num_tokens: int, constraint: Constraint | None = None
+    ) -> Generator[Batch, None, None]:
         """Yield the next `num_tokens` tokens of a session to which the prompt was appended.
+
+        With a `constraint` only tokens that it allows are chosen.
 
         Ends early at an end token, or when the context is full. Raises CancelledError when the
         session was cancelled, and what computing raises. The session is no longer used once the
         generator has ended or was closed.
         """
-        job = _Job(session, session.num_pending, num_tokens, threading.Condition(self._lock))
+        news = threading.Condition(self._lock)
+        job = _Job(session, session.num_pending, num_tokens, news, constraint)
         with self._lock:
             self._jobs.append(job)
             self._wake()
@@ -139,6 +147,7 @@ class Scheduler:
                 job.is_running = True
         start = self._clock()
         outcomes, error = self._compute(parts)
+        outcomes = [_constrained(*pair) for pair in zip(jobs, outcomes, strict=False)]
         seconds = self._clock() - start
         with self._lock:
             self._learn(parts, seconds)
@@ -151,13 +160,8 @@ class Scheduler:
     def _compute(self, parts: list[Part[Any]]) -> tuple[list[PassOutcome], AutoGLMError | None]:
         try:
             return self._model.run_passes(parts, STEP_S), None
-        except AutoGLMError as err:
-            return [], err
-        except Exception as err:
-            # Whoever waits must hear of it; the text of an unknown error may be a user's.
-            failure = AutoGLMError(f"internal error ({type(err).__name__}) in a pass")
-            failure.__cause__ = err
-            return [], failure
+        except Exception as err:  # whoever waits must hear of it
+            return [], _as_ours(err)
 
     def _choose(self) -> tuple[list[_Job], list[Part[Any]]]:
         ready = [job for job in self._jobs if job.is_ready]
@@ -184,6 +188,32 @@ class Scheduler:
         num_rows = sum(part.most_tokens for part in parts)
         if num_rows >= MIN_BUSY_TOKENS and any(part.most_tokens > 1 for part in parts):
             self._row_s = _MEMORY * self._row_s + (1 - _MEMORY) * seconds / num_rows
+
+
+def _as_ours(err: Exception) -> AutoGLMError:
+    """The error itself, or one that hides the text of an unknown one: it may be a user's."""
+    if isinstance(err, AutoGLMError):
+        return err
+    failure = AutoGLMError(f"internal error ({type(err).__name__}) in a pass")
+    failure.__cause__ = err
+    return failure
+
+
+def _constrained(job: _Job, outcome: PassOutcome) -> PassOutcome:
+    """Choose the token of a sequence whose form is given, when its logits are there."""
+    constraint = job.constraint
+    if constraint is None or outcome.error is not None or outcome.num_pending > 0:
+        return outcome
+    try:
+        token, is_ended = job.session.choose(constraint.mask())
+        forced: list[int] = []
+        if not is_ended:
+            forced = constraint.push(token)[: job.num_left - 1]
+            job.session.extend(forced)
+    except Exception as err:  # of this sequence alone
+        return PassOutcome([], 0, False, _as_ours(err))
+    ids = [token, *forced]
+    return PassOutcome(ids, len(ids), is_ended or constraint.is_complete)
 
 
 def _deliver(jobs: list[_Job], outcomes: list[PassOutcome], error: AutoGLMError | None) -> None:

@@ -135,6 +135,10 @@ class Tokenizer:
         with _panics_translated():
             return self._backend.decode(list(ids), skip_special_tokens=not has_controls)
 
+    def to_json(self) -> str:
+        """The content of `tokenizer.json`."""
+        return self._backend.to_str()
+
     def vocabulary(self) -> dict[str, int]:
         """The id of every token."""
         return self._backend.get_vocab(with_added_tokens=True)

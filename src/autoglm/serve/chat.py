@@ -53,6 +53,7 @@ class ChatRoute:
                     max_tokens=wishes.max_tokens,
                     sampling=sampling,
                     stop=wishes.stop,
+                    grammar=wishes.grammar,
                 )
                 for sampling in wishes.samplings(service.temperature(opened))
             ]

@@ -179,7 +179,13 @@ class CompletionReply:
 
         def requests(opened: Opened) -> list[Request]:
             return [
-                Request(prompt=prompt, max_tokens=num_tokens, sampling=sampling, stop=wishes.stop)
+                Request(
+                    prompt=prompt,
+                    max_tokens=num_tokens,
+                    sampling=sampling,
+                    stop=wishes.stop,
+                    grammar=wishes.grammar,
+                )
                 for sampling in wishes.samplings(service.temperature(opened))
             ]
 

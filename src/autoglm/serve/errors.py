@@ -10,6 +10,7 @@ import math
 from autoglm.errors import (
     AutoGLMError,
     CancelledError,
+    GrammarError,
     InputError,
     ModelNotFoundError,
     OutputFormatError,
@@ -114,11 +115,14 @@ def openai_form(err: BaseException) -> dict[str, object]:
     code = err.code if isinstance(err, RefusedError) else None
     if isinstance(err, UnknownModelError):
         code = "model_not_found"
+    param = err.field if isinstance(err, FieldError) else None
+    if isinstance(err, GrammarError):
+        param = "response_format"
     return {
         "error": {
             "message": message_of(err),
             "type": _TYPES.get(status, default),
-            "param": err.field if isinstance(err, FieldError) else None,
+            "param": param,
             "code": code,
         }
     }

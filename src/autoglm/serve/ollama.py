@@ -20,7 +20,7 @@ from autoglm.serve.errors import FieldError
 from autoglm.serve.fields import Fields
 from autoglm.serve.http import NDJSON, Json, dump, read_body, stream
 from autoglm.serve.models import LATEST, Opened, ServedModel
-from autoglm.serve.parse import read_stop
+from autoglm.serve.parse import ANY_OBJECT, read_stop, schema_grammar
 from autoglm.serve.service import DEFAULT_KEEP, Service, Work
 from autoglm.serve.texts import TextRoutes, read_inputs
 from autoglm.types import (
@@ -159,6 +159,8 @@ class OllamaRoutes:
         sampling = _sampling(options)
         num_tokens = options.integer("num_predict", -2, MAX_TOKENS)
         stop = read_stop(options)
+        is_any = body.values.get("format") == "json"
+        grammar = ANY_OBJECT if is_any else schema_grammar(body, "format")
         service = self._service
 
         def requests(opened: Opened) -> list[Request]:
@@ -170,6 +172,7 @@ class OllamaRoutes:
                     max_tokens=num_tokens if num_tokens and num_tokens > 0 else None,
                     sampling=sampling(own),
                     stop=stop,
+                    grammar=grammar,
                 )
             ]
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
+from autoglm.engine.grammar import check_grammar
+from autoglm.errors import GrammarError
 from autoglm.serve.errors import FieldError
 from autoglm.serve.fields import Fields
-from autoglm.types import MAX_LOGPROBS, MAX_SEED, MAX_STOP_STRINGS, MAX_TOKENS, SamplingParams
+from autoglm.types import (
+    MAX_LOGPROBS,
+    MAX_SEED,
+    MAX_STOP_STRINGS,
+    MAX_TOKENS,
+    Grammar,
+    GrammarKind,
+    SamplingParams,
+)
 
 MAX_ANSWERS = 8
 MAX_BIASED = 1024
 MAX_STOP_CHARS = 1000
 MAX_TIMEOUT_S = 86_400.0
 MAX_PRIORITY = 1000
+MAX_CHOICES = 256
+ANY_OBJECT = Grammar("schema", '{"type": "object"}')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +35,7 @@ class Wishes:
     temperature: float | None
     sampling: SamplingParams
     stop: tuple[str, ...]
+    grammar: Grammar | None
     max_tokens: int | None
     num_answers: int
     is_streamed: bool
@@ -46,6 +60,7 @@ def read_wishes(body: Fields, timeout: str | None, num_logprobs: int | None) -> 
         temperature=body.number("temperature", 0, 100),
         sampling=read_sampling(body, num_logprobs),
         stop=read_stop(body),
+        grammar=read_grammar(body),
         max_tokens=read_max_tokens(body),
         num_answers=body.integer("n", 1, MAX_ANSWERS) or 1,
         is_streamed=body.boolean("stream"),
@@ -118,6 +133,75 @@ def read_timeout(body: Fields, header: str | None) -> float | None:
         message = f"X-Request-Timeout is {header[:20]!r}; expected seconds, at most {MAX_TIMEOUT_S}"
         raise FieldError(message, field="X-Request-Timeout")
     return seconds
+
+
+def read_grammar(body: Fields) -> Grammar | None:
+    """The form an answer must have: `response_format`, or one of vLLM's `guided_` fields."""
+    wanted = [
+        grammar
+        for grammar in (
+            _response_format(body),
+            schema_grammar(body, "guided_json"),
+            _guided(body, "guided_regex", "regex"),
+            _guided(body, "guided_grammar", "lark"),
+            _guided_choice(body),
+        )
+        if grammar is not None
+    ]
+    if len(wanted) > 1:
+        body.fail("response_format", "one form, not several")
+    return wanted[0] if wanted else None
+
+
+def _response_format(body: Fields) -> Grammar | None:
+    form = body.inner("response_format")
+    if form is None:
+        return None
+    match form.choice("type", ("text", "json_object", "json_schema"), "text"):
+        case "json_object":
+            return ANY_OBJECT
+        case "json_schema":
+            inner = form.inner("json_schema")
+            grammar = None if inner is None else schema_grammar(inner, "schema")
+            if grammar is None:
+                form.fail("json_schema", "an object with a schema")
+            return grammar
+    return None
+
+
+def schema_grammar(body: Fields, name: str) -> Grammar | None:
+    """A JSON schema, as an object or as its text."""
+    value = body.values.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            body.fail(name, "a JSON schema")
+    if not isinstance(value, dict | bool):
+        body.fail(name, "a JSON schema")
+    return _checked(body, name, Grammar("schema", json.dumps(value)))
+
+
+def _guided(body: Fields, name: str, kind: GrammarKind) -> Grammar | None:
+    return _checked(body, name, Grammar(kind, body.text(name))) if body.has(name) else None
+
+
+def _guided_choice(body: Fields) -> Grammar | None:
+    texts = body.texts("guided_choice", MAX_CHOICES)
+    if not all(texts):
+        body.fail("guided_choice", "texts that are not empty")
+    return Grammar("choice", json.dumps(texts)) if texts else None
+
+
+def _checked(body: Fields, name: str, grammar: Grammar) -> Grammar:
+    """Bounds are checked before a request waits, so that the field can be named."""
+    try:
+        check_grammar(grammar)
+    except GrammarError as err:
+        raise FieldError(str(err), field=body.path(name)) from err
+    return grammar
 
 
 def read_top_logprobs(body: Fields) -> int | None:

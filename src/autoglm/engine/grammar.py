@@ -1,0 +1,241 @@
+"""Answers of a given form: which tokens may come next, by llguidance.
+
+Grammars are compiled in the thread of their request and bounded before; masks are computed in a
+thread of their own while the model computes the logits they apply to.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from autoglm.errors import GrammarError, OutputFormatError, require
+from autoglm.types import Grammar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
+
+EXTRA = "grammar"
+MAX_SOURCE_CHARS = 100_000
+MAX_REPETITION = 2000
+MAX_GROUPS = 1000
+MAX_DEPTH = 100
+MAX_REMEMBERED = 32
+# An answer that has so many tokens left is led to its end, where it has a choice.
+CLOSING_TOKENS = 256
+# One form for all, so that a model cannot lose itself in white space.
+JSON_STYLE: JsonCompileOptions = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+_REPETITION = re.compile(r"\{\s*([0-9]*)\s*,?\s*([0-9]*)\s*\}")
+_COUNTS = frozenset(
+    ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+)
+_CLOSERS = ("]", "}", ",", '"')
+_LETTERS = ("x", "q")
+
+
+class Constraint:
+    """The state of one answer. Not safe to use from several threads, but for its own worker."""
+
+    def __init__(
+        self, matcher: LLMatcher, closers: _Closers, worker: ThreadPoolExecutor, num_tokens: int
+    ) -> None:
+        self._matcher = matcher
+        self._closers = closers
+        self._worker = worker
+        self._num_left = num_tokens
+        self._closing_at = min(CLOSING_TOKENS, num_tokens // 2)
+        self.is_complete = False
+        self._next: Future[bytes] = worker.submit(self._compute)
+
+    def mask(self) -> bytes:
+        """A bit for every token that may come next. Raises OutputFormatError."""
+        return self._next.result()
+
+    def push(self, token: int) -> list[int]:
+        """Take the token that was chosen; returns those that must follow.
+
+        Sets `is_complete` when none may. Raises OutputFormatError.
+        """
+        self._matcher.consume_token(token)
+        self._check()
+        forced: list[int] = self._matcher.compute_ff_tokens()
+        if forced:
+            self._matcher.consume_tokens(forced)
+            self._check()
+        self._num_left -= 1 + len(forced)
+        self.is_complete = self._matcher.is_stopped()
+        if not self.is_complete:
+            self._next = self._worker.submit(self._compute)
+        return forced
+
+    def _compute(self) -> bytes:
+        mask = self._matcher.compute_bitmask()
+        self._check()
+        if self._num_left > self._closing_at:
+            return mask
+        return self._closers.narrowed(mask)
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            message = "the answer cannot keep to its grammar; a simpler one may help"
+            raise OutputFormatError(message)
+
+
+class _Closers:
+    """Tokens that bring a JSON text to its end."""
+
+    def __init__(self, tokenizer: LLTokenizer) -> None:
+        self._ends: Sequence[int] = tokenizer.eos_tokens
+        self._closers = _single_tokens(tokenizer, _CLOSERS)
+        self._letters = _single_tokens(tokenizer, _LETTERS)
+
+    def narrowed(self, mask: bytes) -> bytes:
+        """Only what ends the text soonest, where that is allowed."""
+        for token in self._ends:
+            if _has(mask, token):
+                return _only(token, len(mask))
+        closers = self._closers
+        if self._letters and all(_has(mask, token) for token in self._letters):
+            closers = closers[::-1]  # inside a string: its end comes first
+        for token in closers:
+            if _has(mask, token):
+                return _only(token, len(mask))
+        return mask
+
+
+class GrammarCompiler:
+    """Makes constraints for one model. Safe to use from several threads."""
+
+    def __init__(self, tokenizer_json: Callable[[], str], eos_ids: Sequence[int]) -> None:
+        """The library is loaded when it is first needed."""
+        self._tokenizer_json = tokenizer_json
+        self._eos_ids = list(eos_ids)
+        self._lock = threading.Lock()
+        self._tokenizer: LLTokenizer | None = None
+        self._closers: _Closers | None = None
+        self._matchers: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="autoglm-masks")
+
+    def start(self, grammar: Grammar, num_tokens: int) -> Constraint:
+        """The state of a new answer of at most `num_tokens`.
+
+        Raises GrammarError for a grammar that cannot be used, MissingExtraError.
+        """
+        check_grammar(grammar)
+        with self._lock:
+            tokenizer, closers = self._opened()
+            matcher = self._matchers.get(grammar)
+        if matcher is None:
+            matcher = _compiled(grammar, tokenizer)
+        with self._lock:
+            self._matchers[grammar] = matcher
+            self._matchers.move_to_end(grammar)
+            while len(self._matchers) > MAX_REMEMBERED:
+                self._matchers.popitem(last=False)
+            matcher = matcher.deep_copy()
+        return Constraint(matcher, closers, self._worker, num_tokens)
+
+    def _opened(self) -> tuple[LLTokenizer, _Closers]:
+        if self._tokenizer is None or self._closers is None:
+            library: Any = require("llguidance", extra=EXTRA)
+            self._tokenizer = library.LLTokenizer(self._tokenizer_json(), eos_token=self._eos_ids)
+            self._closers = _Closers(self._tokenizer)
+        return self._tokenizer, self._closers
+
+
+def is_available() -> bool:
+    """Whether the extra is installed."""
+    return importlib.util.find_spec("llguidance") is not None
+
+
+def check_grammar(grammar: Grammar) -> None:
+    """Raise GrammarError for a grammar beyond the bounds."""
+    if len(grammar.source) > MAX_SOURCE_CHARS:
+        message = f"the {grammar.kind} has more than {MAX_SOURCE_CHARS} characters"
+        raise GrammarError(message)
+    if grammar.kind == "schema":
+        _check_schema(json.loads(grammar.source), 0)
+    elif grammar.kind in ("regex", "lark"):
+        _check_regex(grammar.source)
+
+
+def _check_schema(value: object, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        message = f"the schema is nested deeper than {MAX_DEPTH} levels"
+        raise GrammarError(message)
+    if isinstance(value, list):
+        for item in value:
+            _check_schema(item, depth + 1)
+    if not isinstance(value, dict):
+        return
+    for name, inner in value.items():
+        if name in _COUNTS and isinstance(inner, int | float) and inner > MAX_REPETITION:
+            message = f"{name} of the schema is {inner}; expected at most {MAX_REPETITION}"
+            raise GrammarError(message)
+        if name == "pattern" and isinstance(inner, str):
+            _check_regex(inner)
+        _check_schema(inner, depth + 1)
+
+
+def _check_regex(source: str) -> None:
+    if source.count("(") + source.count("[") + source.count("|") > MAX_GROUPS:
+        message = f"the grammar has more than {MAX_GROUPS} groups"
+        raise GrammarError(message)
+    for numbers in _REPETITION.findall(source):
+        if any(number and (len(number) > 9 or int(number) > MAX_REPETITION) for number in numbers):
+            message = f"the grammar repeats more often than {MAX_REPETITION} times"
+            raise GrammarError(message)
+
+
+def _compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
+    from llguidance import LLMatcher
+
+    try:
+        if grammar.kind == "schema":
+            source = LLMatcher.grammar_from_json_schema(grammar.source, overrides=JSON_STYLE)
+        elif grammar.kind == "regex":
+            source = LLMatcher.grammar_from_regex(grammar.source)
+        else:
+            source = LLMatcher.grammar_from_lark(_lark(grammar))
+        matcher = LLMatcher(tokenizer, source, log_level=0)
+    except ValueError as err:
+        message = f"the {grammar.kind} cannot be used: {str(err)[:200]}"
+        raise GrammarError(message) from err
+    if matcher.is_error():
+        message = f"the {grammar.kind} cannot be used: {matcher.get_error()[:200]}"
+        raise GrammarError(message)
+    return matcher
+
+
+def _lark(grammar: Grammar) -> str:
+    if grammar.kind == "lark":
+        return grammar.source
+    texts = json.loads(grammar.source)
+    return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+
+
+def _single_tokens(tokenizer: LLTokenizer, texts: Sequence[str]) -> list[int]:
+    ids = [tokenizer.greedy_tokenize(text) for text in texts]
+    return [tokens[0] for tokens in ids if len(tokens) == 1]
+
+
+def _has(mask: bytes, token: int) -> bool:
+    return token // 8 < len(mask) and mask[token // 8] >> token % 8 & 1 == 1
+
+
+def _only(token: int, num_bytes: int) -> bytes:
+    mask = bytearray(num_bytes)
+    mask[token // 8] = 1 << token % 8
+    return bytes(mask)
