@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from autoglm.errors import InvalidRequestError
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled"]
 
 MAX_STOP_STRINGS = 16
@@ -31,11 +31,30 @@ class ModelSize(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model made; `arguments` is the text of a JSON object."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that a model may call; `parameters` is the text of its arguments' JSON schema."""
+
+    name: str
+    description: str
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation; a "tool" message is the result of a call."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def check_type(name: str, value: object, wanted: type, expected: str) -> None:
@@ -148,7 +167,7 @@ class Cancellation:
                 self._callbacks.remove(callback)
 
 
-GrammarKind = Literal["schema", "regex", "choice", "lark"]
+GrammarKind = Literal["schema", "regex", "choice", "lark", "tools", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +175,7 @@ class Grammar:
     """What an answer must look like; every token is chosen among those that keep to it.
 
     `source` is a JSON schema, a regular expression, a JSON list of texts, or a grammar in the
-    Lark dialect of llguidance.
+    Lark dialect of llguidance; that of "tools" writes calls, that of "mixed" also free text.
     """
 
     kind: GrammarKind
@@ -170,7 +189,8 @@ class Request:
     `text` is a document that belongs to the last user message; it may be longer than the context
     window. A `prompt`, as text or token ids, is continued as it stands, instead of messages.
     `max_tokens` None means the engine's default. `schema` asks for a JSON answer, a `grammar` for
-    one of any form.
+    one of any form. With `tools` the answer may be calls in the model's own form, several if
+    `is_parallel`; `tool_choice` is "auto", "none", "required" or the name of the tool to call.
     """
 
     messages: tuple[Message, ...] = ()
@@ -181,6 +201,9 @@ class Request:
     stop: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = None
     grammar: Grammar | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    is_parallel: bool = True
     cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -203,19 +226,31 @@ class Request:
         if self.schema is not None and self.grammar is not None:
             message = "an answer has a schema or a grammar, not both"
             raise InvalidRequestError(message)
+        self._check_tools()
 
     def _check_messages(self) -> None:
         for turn in self.messages:
             check_type("a message of the history", turn, Message, "Message(role, content)")
             check_type("the content of a message", turn.content, str, "a string")
-        if not self.messages or self.messages[-1].role != "user":
-            message = "the last message must be the user's"
+        if not self.messages or self.messages[-1].role not in ("user", "tool"):
+            message = "the last message must be the user's, or the result of a call"
             raise InvalidRequestError(message)
         if not all(message.role in get_args(Role) for message in self.messages):
             message = f"a message's role is none of {', '.join(get_args(Role))}"
             raise InvalidRequestError(message)
-        if not self.messages[-1].content.strip():
+        last = self.messages[-1]
+        if last.role == "user" and not last.content.strip():
             message = "the prompt is empty; say what to do"
+            raise InvalidRequestError(message)
+
+    def _check_tools(self) -> None:
+        names = [tool.name for tool in self.tools]
+        choices = ("auto", "none", "required", *names)
+        if self.tool_choice not in choices or (not names and self.tool_choice == "required"):
+            message = f"tool_choice is {self.tool_choice!r}; expected one of {', '.join(choices)}"
+            raise InvalidRequestError(message)
+        if names and self.tool_choice != "none" and (self.schema or self.grammar):
+            message = "an answer has tools or a form, not both"
             raise InvalidRequestError(message)
 
 

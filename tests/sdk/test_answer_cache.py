@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from autoglm.engine.answer_cache import Answer, AnswerCache
-from autoglm.types import Grammar, Message, Request, SamplingParams, Usage
+from autoglm.types import Grammar, Message, Request, SamplingParams, Tool, ToolCall, Usage
 
 BASE = Request(
     messages=(Message("user", "Summarise"),),
@@ -20,6 +20,10 @@ MODEL = {"model": b"one", "context_tokens": 100, "max_tokens": 10}
 
 OTHER_REQUESTS: dict[str, Any] = {
     "messages": (Message("user", "Summarize"),),
+    "messages call": (
+        Message("assistant", "", (ToolCall("look", "{}"),)),
+        Message("user", "Summarise"),
+    ),
     "messages role": (Message("system", "x"), Message("user", "Summarise")),
     "text": "A: c",
     "text none": None,
@@ -28,6 +32,9 @@ OTHER_REQUESTS: dict[str, Any] = {
     "schema": {"type": "array"},
     "schema none": None,
     "grammar": Grammar("regex", "a+"),
+    "tools": (Tool("look", "", "{}"),),
+    "tool_choice": "none",
+    "is_parallel": False,
 }
 OTHER_SAMPLING: dict[str, Any] = {
     "temperature": 0.5,
@@ -56,7 +63,7 @@ def answer(text: str) -> Answer:
 def test_a_change_of_the_request_is_a_miss(name: str) -> None:
     cache = AnswerCache(10_000)
     cache.put(key(cache, BASE), answer("x"))
-    base = replace(BASE, schema=None) if name == "grammar" else BASE
+    base = replace(BASE, schema=None) if name in ("grammar", "tools") else BASE
     changed = replace(base, **{name.split()[0]: OTHER_REQUESTS[name]})
     assert cache.get(key(cache, changed)) is None
     assert cache.get(key(cache, replace(BASE))) == answer("x")

@@ -45,12 +45,14 @@ class AnswerCache:
         fields = {
             "model": model.hex(),
             "window": [context_tokens, max_tokens],
-            "messages": [[message.role, message.content] for message in request.messages],
+            "messages": [asdict(message) for message in request.messages],
             "prompt": request.prompt,
             "text": request.text,
             "stop": request.stop,
             "schema": request.schema,
             "grammar": request.grammar and [request.grammar.kind, request.grammar.source],
+            "tools": [asdict(tool) for tool in request.tools],
+            "tool_choice": [request.tool_choice, request.is_parallel],
             "sampling": sampling,
         }
         plain = json.dumps(fields, sort_keys=True).encode()

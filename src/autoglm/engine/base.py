@@ -57,8 +57,11 @@ class Constraint(Protocol):
 
     is_complete: bool
 
-    def mask(self) -> bytes:
-        """A bit for every token that may come next. Raises OutputFormatError."""
+    def mask(self, timeout_s: float) -> bytes | None:
+        """A bit for every token that may come next; None while that is not known.
+
+        Raises OutputFormatError.
+        """
 
     def push(self, token: int) -> list[int]:
         """Take the token that was chosen; returns those that must follow.

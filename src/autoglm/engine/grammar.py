@@ -14,8 +14,9 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from autoglm.engine.tools import VALUE_CLOSE
 from autoglm.errors import GrammarError, OutputFormatError, require
-from autoglm.types import Grammar
+from autoglm.types import Grammar, GrammarKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 EXTRA = "grammar"
-MAX_SOURCE_CHARS = 100_000
+MAX_SOURCE_CHARS = 200_000
 MAX_REPETITION = 2000
 MAX_GROUPS = 1000
 MAX_DEPTH = 100
 MAX_REMEMBERED = 32
-# An answer that has so many tokens left is led to its end, where it has a choice.
-CLOSING_TOKENS = 256
+# An answer that has so many tokens left is led to its end, where it has a choice; free text is not.
+CLOSING_TOKENS = {"schema": 256, "tools": 256, "regex": 32, "choice": 32, "lark": 32, "mixed": 0}
 # One form for all, so that a model cannot lose itself in white space.
 JSON_STYLE: JsonCompileOptions = {
     "whitespace_flexible": False,
@@ -49,19 +50,33 @@ class Constraint:
     """The state of one answer. Not safe to use from several threads, but for its own worker."""
 
     def __init__(
-        self, matcher: LLMatcher, closers: _Closers, worker: ThreadPoolExecutor, num_tokens: int
+        self,
+        matcher: LLMatcher,
+        closers: _Closers,
+        worker: ThreadPoolExecutor,
+        *,
+        num_tokens: int,
+        kind: GrammarKind,
     ) -> None:
         self._matcher = matcher
         self._closers = closers
         self._worker = worker
         self._num_left = num_tokens
-        self._closing_at = min(CLOSING_TOKENS, num_tokens // 2)
+        self._closing_at = min(CLOSING_TOKENS[kind], num_tokens // 2)
+        self._way_out: Sequence[int] = closers.way_out if kind == "tools" else ()
+        self._script: list[int] = []
         self.is_complete = False
         self._next: Future[bytes] = worker.submit(self._compute)
 
-    def mask(self) -> bytes:
-        """A bit for every token that may come next. Raises OutputFormatError."""
-        return self._next.result()
+    def mask(self, timeout_s: float) -> bytes | None:
+        """A bit for every token that may come next; None while that is not known.
+
+        Raises OutputFormatError.
+        """
+        try:
+            return self._next.result(timeout_s)
+        except TimeoutError:
+            return None
 
     def push(self, token: int) -> list[int]:
         """Take the token that was chosen; returns those that must follow.
@@ -85,6 +100,10 @@ class Constraint:
         self._check()
         if self._num_left > self._closing_at:
             return mask
+        if not self._script and self._closers.is_free_text(mask):
+            self._script = list(self._way_out)
+        if self._script:
+            return _only(self._script.pop(0), len(mask))
         return self._closers.narrowed(mask)
 
     def _check(self) -> None:
@@ -100,6 +119,15 @@ class _Closers:
         self._ends: Sequence[int] = tokenizer.eos_tokens
         self._closers = _single_tokens(tokenizer, _CLOSERS)
         self._letters = _single_tokens(tokenizer, _LETTERS)
+        self._newlines = _single_tokens(tokenizer, ("\n",))
+        # Of the texts that GLM writes between tags.
+        self.way_out: Sequence[int] = tokenizer.tokenize_str(VALUE_CLOSE)
+
+    def is_free_text(self, mask: bytes) -> bool:
+        """Whether anything may be written, as no JSON allows."""
+        return bool(self._newlines) and all(
+            _has(mask, token) for token in (*self._letters, *self._newlines)
+        )
 
     def narrowed(self, mask: bytes) -> bytes:
         """Only what ends the text soonest, where that is allowed."""
@@ -145,7 +173,13 @@ class GrammarCompiler:
             while len(self._matchers) > MAX_REMEMBERED:
                 self._matchers.popitem(last=False)
             matcher = matcher.deep_copy()
-        return Constraint(matcher, closers, self._worker, num_tokens)
+        return Constraint(
+            matcher,
+            closers,
+            self._worker,
+            num_tokens=num_tokens,
+            kind=grammar.kind,
+        )
 
     def _opened(self) -> tuple[LLTokenizer, _Closers]:
         if self._tokenizer is None or self._closers is None:
@@ -220,7 +254,7 @@ def _compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
 
 
 def _lark(grammar: Grammar) -> str:
-    if grammar.kind == "lark":
+    if grammar.kind != "choice":
         return grammar.source
     texts = json.loads(grammar.source)
     return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)

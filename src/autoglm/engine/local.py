@@ -18,6 +18,7 @@ from autoglm.engine.scheduler import Batch, Scheduler
 from autoglm.engine.stop import StopMatcher
 from autoglm.engine.token_pool import TokenPool
 from autoglm.engine.tokenizer import Detokenizer, Tokenizer
+from autoglm.engine.tools import may_call, tool_grammar
 from autoglm.errors import CancelledError, ContextOverflowError, InvalidRequestError
 from autoglm.types import Cancellation, Chunk, FinishReason, Grammar, Logprob, Request, Usage
 
@@ -137,16 +138,30 @@ class LocalEngine:
     def _constraint(self, request: Request, num_tokens: int) -> Constraint | None:
         """What keeps the answer to its form."""
         grammar = request.grammar
+        if may_call(request):
+            grammar = self._tool_grammar(request)
         if request.schema is not None and is_available():
             grammar = Grammar("schema", json.dumps(request.schema))
         return None if grammar is None else self._grammars.start(grammar, num_tokens)
+
+    def _tool_grammar(self, request: Request) -> Grammar:
+        """What keeps calls in the model's own form."""
+        named = tuple(tool for tool in request.tools if tool.name == request.tool_choice)
+        return tool_grammar(
+            self._prompts.tool_form,
+            named or request.tools,
+            must_call=request.tool_choice != "auto",
+            is_parallel=request.is_parallel and not named,
+            is_control=self._tokenizer.is_control_name,
+        )
 
 
 class _Answer:
     """Turns batches of token ids into the text of the answer so far."""
 
     def __init__(self, tokenizer: Tokenizer, request: Request, eos_ids: frozenset[int]) -> None:
-        self._detokenizer = Detokenizer(tokenizer)
+        # Words that open a call may be control tokens.
+        self._detokenizer = Detokenizer(tokenizer, has_controls=may_call(request))
         self._matcher = StopMatcher(request.stop)
         self._eos_ids = eos_ids
         self._has_begun = request.prompt is not None

@@ -1,7 +1,7 @@
 """Messages to prompt ids, with the bundle's own chat template.
 
-The template sees stand-ins for the messages' contents, so what it does depends on the roles alone
-and is remembered. Text from users never turns into control tokens.
+The template sees stand-ins for the messages' contents, so what it does depends on the roles and the
+tools alone and is remembered. Text from users never turns into control tokens.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from autoglm.engine.template import TemplateError, TemplateRefusalError
+from autoglm.engine.tools import call_value, form_of, plain_messages, shows_tools, tool_value
 from autoglm.errors import InvalidRequestError, ModelFileError
-from autoglm.types import Message, Request
+from autoglm.types import Message, Request, Tool
 
 if TYPE_CHECKING:
     from autoglm.engine.tokenizer import Tokenizer
@@ -27,8 +28,15 @@ FIRST_ROLES = ("user",)  # of the plainest request, by which a template is tried
 _STAND_IN = re.compile("\ue000([0-9]{1,6})\ue001")
 
 
+def last_message(request: Request) -> Message:
+    """The last message; a user's with what belongs to it: the wanted form and the document."""
+    if request.messages[-1].role != "user":
+        return request.messages[-1]
+    return Message("user", user_content(request))
+
+
 def user_content(request: Request) -> str:
-    """The last user message with what belongs to it: the wanted form and the document."""
+    """The last user message with the wanted form and the document."""
     content = request.messages[-1].content.strip()
     if request.schema is not None:
         schema = json.dumps(request.schema, ensure_ascii=False)
@@ -59,8 +67,10 @@ class PromptBuilder:
         self._render = render
         self._variables = dict(special_tokens or {})
         self._first = first
-        self._pieces = lru_cache(MAX_REMEMBERED)(self._render_roles)
-        if 0 not in self._pieces(FIRST_ROLES):
+        self._shows_tools = shows_tools(template)
+        self.tool_form = form_of(template)
+        self._pieces = lru_cache(MAX_REMEMBERED)(self._render_shape)
+        if 0 not in self._pieces(FIRST_ROLES, ""):
             message = "the model's chat template cannot be used: it leaves out the user's message"
             raise ModelFileError(message)
 
@@ -68,11 +78,17 @@ class PromptBuilder:
         """Prompt ids of the request, ending where the answer starts.
 
         White space around contents is left out. Raises InvalidRequestError when the template
-        refuses the messages.
+        refuses the messages, or a tool has the name of a control token.
         """
-        messages = [*request.messages[:-1], Message("user", user_content(request))]
+        messages = [*request.messages[:-1], last_message(request)]
+        tools = () if request.tool_choice == "none" else request.tools
+        extras = ""
+        if self._shows_tools:
+            extras = self._extras(messages, tools)
+        else:
+            messages = plain_messages(messages, tools)
         contents = [message.content.strip() for message in messages]
-        pieces = self._pieces(tuple(message.role for message in messages))
+        pieces = self._pieces(tuple(message.role for message in messages), extras)
         if not any(self._tokenizer.is_control_in(content) for content in contents):
             return self._tokenizer.encode("".join(_fill(pieces, contents)))
         ids: list[int] = []
@@ -80,14 +96,37 @@ class PromptBuilder:
             ids += self._tokenizer.encode(text, has_controls=isinstance(piece, str))
         return ids
 
-    def _render_roles(self, roles: tuple[str, ...]) -> list[str | int]:
-        """The template's output for these roles: its own texts and the numbers of contents."""
+    def _extras(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+        """What a template sees besides contents: tools, and calls by the number of their message.
+
+        Unlike contents these stand in the rendered text, where control tokens count.
+        """
+        calls = {
+            number: {
+                "tool_calls": [call_value(call) for call in message.tool_calls],
+                "is_empty": not message.content.strip(),
+            }
+            for number, message in enumerate(messages)
+            if message.tool_calls
+        }
+        if not tools and not calls:
+            return ""
+        shown = {"tools": [tool_value(tool) for tool in tools], "calls": calls}
+        extras = json.dumps(shown, ensure_ascii=False)
+        if self._tokenizer.is_control_in(extras):
+            message = "the tools or their calls hold the name of a control token of the model"
+            raise InvalidRequestError(message)
+        return extras
+
+    def _render_shape(self, roles: tuple[str, ...], extras: str) -> list[str | int]:
+        """The template's output for such messages: its own texts and the numbers of contents."""
         try:
-            if self._first is not None and roles == FIRST_ROLES:
+            if self._first is not None and roles == FIRST_ROLES and not extras:
                 begun, self._first = self._first, None
                 rendered = begun()
             else:
-                rendered = self._render(self._source, template_context(roles, self._variables))
+                context = template_context(roles, self._variables, extras)
+                rendered = self._render(self._source, context)
         except TemplateRefusalError as err:
             message = f"the model's chat template refuses these messages: {err}"
             raise InvalidRequestError(message) from err
@@ -102,17 +141,31 @@ class PromptBuilder:
         ]
 
 
-def template_context(roles: Sequence[str], variables: Mapping[str, str]) -> dict[str, Any]:
-    """What a template sees: stand-ins for the contents, in messages of these roles."""
-    messages = [
+def template_context(
+    roles: Sequence[str], variables: Mapping[str, str], extras: str = ""
+) -> dict[str, Any]:
+    """What a template sees: stand-ins for the contents, in messages of these roles.
+
+    `extras` is the JSON of tools and calls.
+    """
+    messages: list[dict[str, Any]] = [
         {"role": role, "content": f"\ue000{number}\ue001"} for number, role in enumerate(roles)
     ]
-    return {
+    context: dict[str, Any] = {
         **variables,
         "messages": messages,
         "add_generation_prompt": True,
         "enable_thinking": False,  # answers, not reasoning, where the model offers both
     }
+    if extras:
+        shown = json.loads(extras)
+        if shown["tools"]:
+            context["tools"] = shown["tools"]
+        for number, call in shown["calls"].items():
+            messages[int(number)]["tool_calls"] = call["tool_calls"]
+            if call["is_empty"]:
+                messages[int(number)]["content"] = ""
+    return context
 
 
 def _fill(pieces: Sequence[str | int], contents: Sequence[str]) -> list[str]:

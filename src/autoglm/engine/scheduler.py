@@ -27,6 +27,8 @@ MIN_BUSY_TOKENS = 16
 OLDEST_EVERY = 4
 # A reader that has so many batches waiting is not decoded for any further.
 MAX_UNREAD = 4
+# Others do not wait longer for the mask of one sequence.
+MASK_PATIENCE_S = 0.02
 _MEMORY = 0.7  # of the moving average
 
 
@@ -205,15 +207,17 @@ def _constrained(job: _Job, outcome: PassOutcome) -> PassOutcome:
     if constraint is None or outcome.error is not None or outcome.num_pending > 0:
         return outcome
     try:
-        token, is_ended = job.session.choose(constraint.mask())
-        forced: list[int] = []
-        if not is_ended:
-            forced = constraint.push(token)[: job.num_left - 1]
-            job.session.extend(forced)
+        mask = constraint.mask(MASK_PATIENCE_S)
+        if mask is None:
+            return outcome  # its logits wait for the next round
+        token, is_ended = job.session.choose(mask)
+        forced = [] if is_ended else constraint.push(token)
+        ids = [token, *forced][: job.num_left]
+        job.session.extend(ids[1:])
     except Exception as err:  # of this sequence alone
         return PassOutcome([], 0, False, _as_ours(err))
-    ids = [token, *forced]
-    return PassOutcome(ids, len(ids), is_ended or constraint.is_complete)
+    is_whole = len(ids) > len(forced)
+    return PassOutcome(ids, len(ids), is_ended or (constraint.is_complete and is_whole))
 
 
 def _deliver(jobs: list[_Job], outcomes: list[PassOutcome], error: AutoGLMError | None) -> None:

@@ -147,6 +147,10 @@ class Tokenizer:
         """Whether the token is left out of decoded text."""
         return token_id in self._controls
 
+    def is_control_name(self, text: str) -> bool:
+        """Whether `text` is the name of a control token."""
+        return text in self._controls.values()
+
     def is_control_in(self, text: str) -> bool:
         """Whether `text` contains the name of a control token."""
         return any(control in text for control in self._controls.values())
@@ -158,15 +162,17 @@ class Detokenizer:
     A piece never ends inside a character: its bytes wait until they are complete.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, has_controls: bool = False) -> None:
+        """`has_controls` keeps the names of control tokens in the text."""
         self._tokenizer = tokenizer
+        self._has_controls = has_controls
         self._ids: list[int] = []
         self._start = 0  # ids from here on are decoded again, as context of the next ones
         self._read = 0  # ids before here have been given out
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes, often empty."""
-        if self._tokenizer.is_control(token_id):
+        if not self._has_controls and self._tokenizer.is_control(token_id):
             return ""
         self._ids.append(token_id)
         before, after = self._decode_both()
@@ -189,8 +195,8 @@ class Detokenizer:
         """What waits, but for a tail that may be the beginning of a character."""
         for num_kept in range(MAX_CHARACTER_BYTES - 1, 0, -1):
             end = len(self._ids) - num_kept
-            head = self._tokenizer.decode(self._ids[self._start : end])
-            if head + self._tokenizer.decode(self._ids[end:]) == after:
+            head = self._decoded(self._ids[self._start : end])
+            if head + self._decoded(self._ids[end:]) == after:
                 return self._give_out(end, before, head)
         return self._give_out(len(self._ids), before, after)
 
@@ -199,5 +205,8 @@ class Detokenizer:
         return text[len(before) :]
 
     def _decode_both(self) -> tuple[str, str]:
-        before = self._tokenizer.decode(self._ids[self._start : self._read])
-        return before, self._tokenizer.decode(self._ids[self._start :])
+        before, after = self._ids[self._start : self._read], self._ids[self._start :]
+        return self._decoded(before), self._decoded(after)
+
+    def _decoded(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, has_controls=self._has_controls)

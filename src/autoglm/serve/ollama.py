@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -13,6 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from autoglm import __version__
+from autoglm.engine.call_reader import CallReader
 from autoglm.errors import CancelledError
 from autoglm.serve.answers import unless_gone
 from autoglm.serve.chat import read_messages
@@ -23,13 +25,16 @@ from autoglm.serve.models import LATEST, Opened, ServedModel
 from autoglm.serve.parse import ANY_OBJECT, read_stop, schema_grammar
 from autoglm.serve.service import DEFAULT_KEEP, Service, Work
 from autoglm.serve.texts import TextRoutes, read_inputs
+from autoglm.serve.tool_fields import NO_TOOLS, ToolWishes, read_tools
 from autoglm.types import (
     MAX_SEED,
     MAX_TOKENS,
     Cancellation,
+    Chunk,
     Message,
     Request,
     SamplingParams,
+    ToolCall,
 )
 
 _DURATION = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)")
@@ -51,9 +56,11 @@ class OllamaRoutes:
         keep = read_keep_alive(body)
         if not body.values.get("messages"):
             return await self._only_load(request, model, keep, {"message": _message("")})
-        messages = read_messages(body)
-        work = self._work(body, model, keep, messages=messages)
-        return await self._respond(request, body, work, lambda text: {"message": _message(text)})
+        tools = read_tools(body)
+        reader = CallReader(model.tool_form, tools.tools) if tools.may_call else None
+        work = self._work(body, model, keep, messages=read_messages(body), tools=tools)
+        lines = self._lines(work, lambda text: {"message": _message(text)}, reader)
+        return await self._respond(request, body, lines)
 
     async def generate(self, request: HttpRequest) -> Response:
         """POST /api/generate: one prompt, with the chat template unless `raw`."""
@@ -68,7 +75,8 @@ class OllamaRoutes:
         else:
             before = (Message("system", system),) if system else ()
             work = self._work(body, model, keep, messages=(*before, Message("user", prompt)))
-        return await self._respond(request, body, work, lambda text: {"response": text})
+        lines = self._lines(work, lambda text: {"response": text}, None)
+        return await self._respond(request, body, lines)
 
     async def embed(self, request: HttpRequest) -> Response:
         """POST /api/embed, and the older /api/embeddings with one prompt."""
@@ -117,7 +125,7 @@ class OllamaRoutes:
                     f"{family}.attention.head_count": config.num_heads,
                     f"{family}.attention.head_count_kv": config.num_kv_heads,
                 },
-                "capabilities": ["completion", "embedding"],
+                "capabilities": ["completion", "embedding", "tools"],
                 "modified_at": _stamp(model.created),
             }
         )
@@ -153,6 +161,7 @@ class OllamaRoutes:
         *,
         messages: tuple[Message, ...] = (),
         prompt: str | None = None,
+        tools: ToolWishes = NO_TOOLS,
     ) -> Work:
         options = body.inner("options") or Fields({}, "options")
         temperature = options.number("temperature", 0, 100)
@@ -172,63 +181,91 @@ class OllamaRoutes:
                     max_tokens=num_tokens if num_tokens and num_tokens > 0 else None,
                     sampling=sampling(own),
                     stop=stop,
-                    grammar=grammar,
+                    grammar=None if tools.may_call else grammar,
+                    tools=tools.tools,
                 )
             ]
 
         return Work(model=model, requests=requests, keep_alive_s=keep)
 
     async def _respond(
-        self,
-        request: HttpRequest,
-        body: Fields,
-        work: Work,
-        part: Callable[[str], dict[str, Any]],
+        self, request: HttpRequest, body: Fields, lines: AsyncGenerator[dict[str, Any], None]
     ) -> Response:
-        lines = self._lines(work, part, time.perf_counter())
         if body.boolean("stream", default=True):
             return await stream(request, _dumped(lines), NDJSON)
 
         async def whole() -> dict[str, Any]:
-            texts: list[str] = []
-            last: dict[str, Any] = {}
+            found: list[dict[str, Any]] = []
             async with aclosing(lines):
                 async for line in lines:
-                    texts.append(_text_of(line))
-                    last = line
-            return last | part("".join(texts))
+                    found.append(line)
+            return _joined(found)
 
         return Json(await unless_gone(whole(), request.receive))
 
     async def _lines(
-        self, work: Work, part: Callable[[str], dict[str, Any]], start: float
+        self, work: Work, part: Callable[[str], dict[str, Any]], reader: CallReader | None
     ) -> AsyncGenerator[dict[str, Any], None]:
-        first = 0.0
+        start, first = time.perf_counter(), 0.0
         head = {"model": work.model.name}
         async with aclosing(self._service.pieces(work)) as pieces:
             async for piece in pieces:
                 chunk = piece.chunk
                 first = first or time.perf_counter()
-                line = head | {"created_at": _stamp(time.time())} | part(chunk.text)
+                text, calls = _split(reader, chunk)
+                line = head | {"created_at": _stamp(time.time())} | part(text)
+                if calls:
+                    line["message"]["tool_calls"] = [_call_form(call) for call in calls]
                 if chunk.finish_reason is None:
-                    if chunk.text:
+                    if text or calls:
                         yield line | {"done": False}
                     continue
                 if chunk.finish_reason == "cancelled":
                     message = "the request was cancelled"
                     raise CancelledError(message)
-                end = time.perf_counter()
-                usage, result = chunk.usage, chunk.result
-                yield line | {
-                    "done": True,
-                    "done_reason": chunk.finish_reason,
-                    "total_duration": int((end - start) * NS),
-                    "load_duration": int(result.timings.load_ms * 1e6) if result else 0,
-                    "prompt_eval_count": usage.prompt_tokens if usage else 0,
-                    "prompt_eval_duration": int((first - start) * NS),
-                    "eval_count": usage.completion_tokens if usage else 0,
-                    "eval_duration": max(1, int((end - first) * NS)),
-                }
+                yield line | _ending(chunk, start, first)
+
+
+def _split(reader: CallReader | None, chunk: Chunk) -> tuple[str, list[ToolCall]]:
+    """The text and the calls of a chunk."""
+    if reader is None:
+        return chunk.text, []
+    text, calls = reader.push(chunk.text)
+    if chunk.finish_reason is not None:
+        rest, late = reader.flush()
+        return text + rest, calls + late
+    return text, calls
+
+
+def _ending(chunk: Chunk, start: float, first: float) -> dict[str, Any]:
+    """What the last line says besides."""
+    end = time.perf_counter()
+    usage, result = chunk.usage, chunk.result
+    return {
+        "done": True,
+        "done_reason": chunk.finish_reason,
+        "total_duration": int((end - start) * NS),
+        "load_duration": int(result.timings.load_ms * 1e6) if result else 0,
+        "prompt_eval_count": usage.prompt_tokens if usage else 0,
+        "prompt_eval_duration": int((first - start) * NS),
+        "eval_count": usage.completion_tokens if usage else 0,
+        "eval_duration": max(1, int((end - first) * NS)),
+    }
+
+
+def _joined(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """All lines of an answer as one."""
+    whole = lines[-1]
+    if "message" not in whole:
+        return whole | {"response": "".join(line["response"] for line in lines)}
+    message = _message("".join(line["message"]["content"] for line in lines))
+    if calls := [call for line in lines for call in line["message"].get("tool_calls", [])]:
+        message["tool_calls"] = calls
+    return whole | {"message": message}
+
+
+def _call_form(call: ToolCall) -> dict[str, Any]:
+    return {"function": {"name": call.name, "arguments": json.loads(call.arguments)}}
 
 
 def read_keep_alive(body: Fields) -> float | None:
@@ -272,11 +309,6 @@ async def _dumped(lines: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator
     async with aclosing(lines):
         async for line in lines:
             yield dump(line) + b"\n"
-
-
-def _text_of(line: dict[str, Any]) -> str:
-    text = line["message"]["content"] if "message" in line else line["response"]
-    return str(text)
 
 
 def _message(text: str) -> dict[str, Any]:

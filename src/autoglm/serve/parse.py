@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
+from autoglm.engine.actions import named_grammar
 from autoglm.engine.grammar import check_grammar
 from autoglm.errors import GrammarError
 from autoglm.serve.errors import FieldError
@@ -143,7 +144,7 @@ def read_grammar(body: Fields) -> Grammar | None:
             _response_format(body),
             schema_grammar(body, "guided_json"),
             _guided(body, "guided_regex", "regex"),
-            _guided(body, "guided_grammar", "lark"),
+            _guided_grammar(body),
             _guided_choice(body),
         )
         if grammar is not None
@@ -186,6 +187,13 @@ def schema_grammar(body: Fields, name: str) -> Grammar | None:
 
 def _guided(body: Fields, name: str, kind: GrammarKind) -> Grammar | None:
     return _checked(body, name, Grammar(kind, body.text(name))) if body.has(name) else None
+
+
+def _guided_grammar(body: Fields) -> Grammar | None:
+    """A grammar, or the name of one that is known."""
+    if not body.has("guided_grammar"):
+        return None
+    return named_grammar(body.text("guided_grammar")) or _guided(body, "guided_grammar", "lark")
 
 
 def _guided_choice(body: Fields) -> Grammar | None:
