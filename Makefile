@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-moe bench-window bench-drafts docs sim size fuzz fuzz-bundles vault-faults parity clean
+	lint fix bench bench-peers bench-serve bench-moe bench-window bench-drafts docs sim size fuzz fuzz-bundles vault-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -68,6 +68,8 @@ $(VENV)/.installed: $(SOURCES) $(VENV)/.tools $(VENV)/.requirements-build $(VENV
 	@touch $@
 
 test: build $(VENV)/.requirements-test test-native ## Python and native tests
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+		echo "console tests: skipped: not installed (apt install chromium)"
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-native: build/native test-portable ## native tests, then the portable cross builds
@@ -173,6 +175,9 @@ bench: build ## measure what README.md states; BENCH_MODEL=DIR adds a larger bun
 bench-peers: build $(VENV)/.requirements-bench ## ours and other engines interleaved; PEERS=DIR keeps theirs
 	$(BIN)/python benchmarks/bench_peers.py $(if $(PEERS),--home $(PEERS)) $(ARGS)
 	$(BIN)/python benchmarks/report.py
+
+bench-serve: build $(VENV)/.requirements-serve ## load on the service; BENCH_MODEL=DIR ARGS="--overload-seconds 120"
+	$(BIN)/python benchmarks/serving.py $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(ARGS)
 
 bench-moe: build ## stream the experts of a model larger than its memory cap (8 GB of disk)
 	$(BIN)/python benchmarks/moe_streaming.py $(ARGS)

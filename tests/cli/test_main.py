@@ -49,7 +49,7 @@ def test_no_command_shows_the_overview_on_stderr_and_ends_2(capsys):
 
 @pytest.mark.parametrize("argument", ["sing", "--fast"])
 def test_unknown_command_names_the_known_ones(argument):
-    with pytest.raises(UsageError, match="generate, chat, convert"):
+    with pytest.raises(UsageError, match="generate, chat, serve"):
         cli.main([argument])
 
 

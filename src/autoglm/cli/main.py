@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": "answer a prompt, about a text file if one is given",
     "chat": "talk with the model",
     "serve": "answer the requests of other programs",
+    "config": "show and check the settings, or let a service read them again",
     "convert": "turn a Hugging Face checkpoint into a bundle",
     "compress": "make a checkpoint smaller and faster by a recipe",
     "verify": "check a bundle against its manifest",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from autoglm.cli.options import add_model_option, add_threads_option, whole_number
 from autoglm.cli.output import note
-from autoglm.config import load_settings
+from autoglm.config import Settings, config_path, load_settings
 from autoglm.errors import UsageError, require
 from autoglm.serve.settings import ServeSettings, load_serve_settings
 
@@ -62,15 +62,21 @@ def run(args: argparse.Namespace) -> int:
         "slots": args.slots,
         "queue": args.queue,
     }
-    settings = load_settings({"model": args.model, "threads": args.threads})
-    serve = load_serve_settings(flags, environ=os.environ)
+
+    def load() -> tuple[Settings, ServeSettings]:
+        settings = load_settings({"model": args.model, "threads": args.threads})
+        return settings, load_serve_settings(flags, environ=os.environ)
+
+    settings, serve = load()
     require("starlette", extra=EXTRA)
     require("uvicorn", extra=EXTRA)
     from autoglm.serve.app import make_app, make_service
+    from autoglm.serve.reload import Reloader
 
     _log_to_stderr(serve)
-    app = make_app(make_service(settings, serve))
-    return _serve(app, serve)
+    service = make_service(settings, serve)
+    reloader = Reloader(service, load, config_path(os.environ))
+    return _serve(make_app(service, reloader), serve)
 
 
 def _serve(app: Application, serve: ServeSettings) -> int:
@@ -124,8 +130,9 @@ def _ignore(_number: int, _frame: object) -> None:
 
 def _log_to_stderr(serve: ServeSettings) -> None:
     """One line for every request; never a prompt."""
+    from autoglm.serve.reload import set_log_level
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logger = logging.getLogger("autoglm.serve")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO if serve.log == "requests" else logging.ERROR)
+    logging.getLogger("autoglm.serve").addHandler(handler)
+    set_log_level(serve)

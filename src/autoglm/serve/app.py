@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -23,12 +24,14 @@ from autoglm.serve.errors import RefusedError
 from autoglm.serve.http import Handler, Json, endpoint, error_response
 from autoglm.serve.models import Models
 from autoglm.serve.ollama import OllamaRoutes
+from autoglm.serve.pages import PageRoutes
+from autoglm.serve.reload import Reloader
 from autoglm.serve.security import App, Guard, Scope, is_loopback, read_keys
 from autoglm.serve.service import Service
 from autoglm.serve.settings import ServeSettings
 from autoglm.serve.texts import TextRoutes
 
-REAP_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0
 
 
 def make_service(settings: Settings, serve: ServeSettings) -> Service:
@@ -38,12 +41,12 @@ def make_service(settings: Settings, serve: ServeSettings) -> Service:
     return Service(serve, models, Admission(serve.slots, serve.queue))
 
 
-def make_app(service: Service) -> App:
+def make_app(service: Service, reloader: Reloader | None = None) -> App:
     """The guarded application. Raises UsageError when it would be open to others without a key."""
     serve = service.settings
     keys = () if serve.api_key_file is None else read_keys(Path(serve.api_key_file))
     check_bind(serve, has_keys=bool(keys))
-    app = Starlette(routes=_routes(service), lifespan=_lifespan(service))
+    app = Starlette(routes=_routes(service, reloader), lifespan=_lifespan(service, reloader))
     app.add_exception_handler(HTTPException, _no_route)
     return Guard(
         app,
@@ -69,9 +72,10 @@ def check_bind(serve: ServeSettings, *, has_keys: bool) -> None:
         raise UsageError(message)
 
 
-def _routes(service: Service) -> Sequence[Route]:
+def _routes(service: Service, reloader: Reloader | None) -> Sequence[Route]:
     texts = TextRoutes(service)
     ollama = OllamaRoutes(service, texts)
+    pages = PageRoutes(service)
 
     async def health(_request: HttpRequest) -> Response:
         return Json({"status": "ok", "version": __version__})
@@ -80,7 +84,17 @@ def _routes(service: Service) -> Sequence[Route]:
         text = service.metrics.text(service.gauges())
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
+    async def reload(_request: HttpRequest) -> Response:
+        if reloader is None:
+            message = "this service has no configuration file"
+            raise UsageError(message)
+        return Json(asdict(reloader.reload()))
+
     handlers: list[tuple[str, str, Handler]] = [
+        ("GET", "/", pages.index),
+        ("GET", "/console/status", pages.status),
+        ("GET", "/console/{name}", pages.file),
+        ("POST", "/config/reload", reload),
         ("GET", "/health", health),
         ("GET", "/metrics", metrics),
         ("GET", "/v1/models", texts.models),
@@ -105,10 +119,12 @@ def _routes(service: Service) -> Sequence[Route]:
     ]
 
 
-def _lifespan(service: Service) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    service: Service, reloader: Reloader | None
+) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        reaper = asyncio.create_task(_reap(service))
+        reaper = asyncio.create_task(_look_after(service, reloader))
         try:
             yield
         finally:
@@ -120,11 +136,13 @@ def _lifespan(service: Service) -> Callable[[Starlette], AbstractAsyncContextMan
     return lifespan
 
 
-async def _reap(service: Service) -> None:
-    """Unload models that nobody asked for in their time."""
+async def _look_after(service: Service, reloader: Reloader | None) -> None:
+    """Unload models that nobody asked for in their time, and read a changed configuration."""
     while True:
-        await asyncio.sleep(REAP_EVERY_S)
+        await asyncio.sleep(LOOK_EVERY_S)
         service.models.unload_idle()
+        if reloader is not None:
+            reloader.look()
 
 
 def _refused(err: RefusedError, scope: Scope) -> App:

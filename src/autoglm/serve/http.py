@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -67,12 +68,16 @@ def endpoint(handler: Handler, metrics: Metrics, route: str) -> Handler:
         path = request.url.path
         try:
             response = await handler(request)
+        except ClientDisconnect:
+            response = error_response(CancelledError("the client has gone"), path)
         except Exception as err:  # clients get a JSON error whatever happened
             response = error_response(err, path)
             note_unexpected(err, path)
         metrics.count("requests_total", route=route, status=str(response.status_code))
         ms = (time.perf_counter() - start) * 1e3
-        log.info("%s %s %d %.0f ms", request.method, path, response.status_code, ms)
+        # The console looks every second.
+        level = logging.DEBUG if path.startswith("/console/") else logging.INFO
+        log.log(level, "%s %s %d %.0f ms", request.method, path, response.status_code, ms)
         return response
 
     return call

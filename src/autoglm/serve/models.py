@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoglm.config import Settings
+from autoglm.engine.tools import ToolForm, form_of
 from autoglm.errors import ResourceError, UsageError
+from autoglm.hardware.probe import probe
 from autoglm.runtime import Runtime
 from autoglm.serve.errors import UnknownModelError
 from autoglm.types import ModelSize
@@ -46,9 +48,14 @@ class ServedModel:
         self.num_active = 0
         self.expires_at: float | None = None  # None: stays
         self.loaded_at = 0.0
+        self.is_retired = False
         self._settings = settings
         self._runtime: Runtime | None = None
         self._loading = asyncio.Lock()
+
+    def is_same(self, path: Path, settings: Settings) -> bool:
+        """Whether it was made from these."""
+        return (self.path, self._settings) == (path, settings)
 
     @property
     def context_tokens(self) -> int:
@@ -82,6 +89,11 @@ class ServedModel:
                     self.loaded_at = time.time()
             return self._runtime
 
+    @property
+    def tool_form(self) -> ToolForm:
+        """How the model writes calls."""
+        return form_of(self.bundle.chat_template)
+
     def text_of(self, token: int) -> str:
         """The text of one token; while the model is in use."""
         return "" if self._runtime is None else self._runtime.engine().text_of([token])
@@ -103,16 +115,33 @@ class Models:
         self, settings: Settings, paths: Sequence[Path], *, keep_alive_s: float | None
     ) -> None:
         """Without `paths` it is the model of the settings. Raises ModelFileError, UsageError."""
-        self._settings = settings
-        self._paths = tuple(paths)
         self.keep_alive_s = keep_alive_s
+        self.threads = settings.threads or probe().physical_cores
         self.served: dict[str, ServedModel] = {}
+        self.replace(settings, paths)
+
+    def replace(self, settings: Settings, paths: Sequence[Path]) -> bool:
+        """Serve these models from now on; returns whether anything changed.
+
+        Models that stay keep what they have in memory, others end with their last request. Raises
+        ModelFileError and UsageError, and then changes nothing.
+        """
+        served: dict[str, ServedModel] = {}
         for name, path in _named(settings, paths):
-            if name in self.served:
+            if name in served:
                 message = f"two models are called {name!r}; rename the directory of one"
                 raise UsageError(message)
             own = replace(settings, model=str(path) if paths or settings.model else None)
-            self.served[name] = ServedModel(name, path, own)
+            old = self.served.get(name)
+            is_same = old is not None and old.is_same(path, own)
+            served[name] = old if old is not None and is_same else ServedModel(name, path, own)
+        before, self.served = self.served, served
+        for name, model in before.items():
+            if served.get(name) is not model:
+                model.is_retired = True
+                if model.num_active == 0:
+                    model.unload()
+        return list(before.values()) != list(served.values())
 
     def find(self, name: str | None) -> ServedModel:
         """The model of this name, the default one for None. Raises UnknownModelError."""
@@ -136,7 +165,7 @@ class Models:
             model.num_active -= 1
             keep = self.keep_alive_s if keep_alive_s == -1.0 else keep_alive_s
             model.expires_at = None if keep is None else time.monotonic() + keep
-            if keep == 0 and model.num_active == 0:
+            if model.num_active == 0 and (keep == 0 or model.is_retired):
                 model.unload()
 
     def unload_idle(self) -> None:

@@ -110,6 +110,7 @@ class Service:
         async for piece in stream:
             now = time.perf_counter()
             chunk = piece.chunk
+            metrics.count("generated_tokens_total", len(chunk.token_ids))
             if chunk.token_ids or chunk.text:
                 if piece.index in before:
                     gap = (now - before[piece.index]) / max(1, len(chunk.token_ids))
@@ -129,6 +130,7 @@ class Service:
                 last.reason = chunk.result.route.reason
                 last.total_ms = (now - start) * 1e3
                 metrics.observe(metrics.duration, now - start)
+                metrics.count("answers_total")
                 self.last = last
             yield piece
 
