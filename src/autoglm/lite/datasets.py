@@ -251,7 +251,7 @@ READERS: tuple[tuple[Reader, float], ...] = (
     (crosswoz, 1.0),
     (friendsqa, 1.0),
     (vcsum, 0.5),
-    (intents, 1.0),
+    (intents, 6.0),
     (dialogues, 0.5),
     (chat, 0.5),
 )
