@@ -20,7 +20,7 @@ from autoglm.lite.gradients import (
     flops_per_token,
 )
 from autoglm.lite.model import LiteConfig, LiteModel
-from autoglm.lite.optim import build_optimizers
+from autoglm.lite.optim import Muon, build_optimizers
 
 CPU = torch.device("cpu")
 WAYS = ("plain torch", "compiled torch", "native")
@@ -45,6 +45,9 @@ def make_update(way: str, args: argparse.Namespace) -> Callable[[], None]:
     model = LiteModel(config, torch.Generator().manual_seed(1))
     step = make_step(way, model, args.micro_rows, args.row_tokens)
     optimizers = build_optimizers(model, 0.01, 0.003, 0.05)
+    for optimizer in optimizers:
+        if isinstance(optimizer, Muon):
+            optimizer.orthogonalise = step.orthogonalise
     generator = torch.Generator().manual_seed(2)
     shape = (args.micro_rows, args.row_tokens)
     ids = torch.randint(0, config.vocab_size, shape, generator=generator)

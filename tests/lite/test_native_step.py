@@ -9,6 +9,7 @@ from autoglm.lite.gradients import StepOptions, TorchStep, choose_step
 from autoglm.lite.model import LiteConfig, LiteModel
 from autoglm.lite.native_ops import load_kernels
 from autoglm.lite.native_step import NativeStep
+from autoglm.lite.optim import orthogonalise
 
 CONFIG = LiteConfig(
     vocab_size=1024,
@@ -116,6 +117,17 @@ def test_changed_weights_count_after_a_refresh(kernels, batch):
     after, _ = gradients_of(model, step, batch)
     assert after == pytest.approx(exact_gradients(model, batch)[0], rel=2e-3)
     assert after != before
+
+
+def test_orthogonalised_matrices_are_those_of_torch(kernels):
+    matrices = torch.randn(2, 64, 160, generator=torch.Generator().manual_seed(9))
+    found = NativeStep(make_model(), ROWS, TOKENS, kernels).orthogonalise(matrices.bfloat16())
+    wanted = orthogonalise(matrices)
+    # five rounds in bf16, the polynomial rounded once instead of twice
+    assert error(found.float(), wanted.float()) < 0.05
+    values = torch.linalg.svdvals(found.float())
+    assert values.min() > 0.5
+    assert values.max() < 1.4
 
 
 def test_a_shape_the_tiles_do_not_divide_is_refused(kernels):

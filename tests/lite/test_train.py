@@ -1,6 +1,7 @@
 """The loop learns, resumes where it stopped, and the schedule has its three phases."""
 
 import json
+import subprocess
 import sys
 from collections import Counter
 
@@ -10,7 +11,7 @@ from tokenizers import Tokenizer
 
 from autoglm.errors import InvalidRequestError
 from autoglm.lite import pack, train
-from autoglm.lite.export import load_checkpoint
+from autoglm.lite.checkpoint import load_checkpoint
 from autoglm.lite.optim import Schedule, orthogonalise
 from autoglm.lite.packed import PackedRows, RowOrder, Span
 from autoglm.lite.sample import answer
@@ -120,8 +121,21 @@ def test_micro_batches_give_the_update_of_the_whole_batch(monkeypatch, packed, t
 def test_a_checkpoint_answers(monkeypatch, packed, tmp_path, tokenizer_file):
     run_train(monkeypatch, packed, tmp_path, 1)
     model = load_checkpoint(tmp_path / "checkpoint.pt")
+    carried = load_checkpoint(tmp_path / "weights.pt")
+    assert torch.equal(carried.embed.weight, model.embed.weight.bfloat16().float())
     reply = answer(model, Tokenizer.from_file(str(tokenizer_file)), "你好", max_tokens=3)
     assert isinstance(reply, str)
+
+
+def test_training_needs_torch_and_numpy_only():
+    code = (
+        "import sys\n"
+        "for name in ('safetensors', 'tokenizers', 'transformers', 'zstandard', 'minijinja'):\n"
+        "    sys.modules[name] = None\n"
+        "import autoglm.lite.train, autoglm.lite.ship\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_an_empty_folder_of_rows_is_refused(tmp_path):

@@ -27,6 +27,7 @@ COMMANDS = {
     "bench": "measure prefill and decode speed, start and memory",
     "profile": "show where the time goes, by layer and step",
     "score": "perplexity of a text",
+    "eval": "score a model on public tasks, next to what needs no model",
     "vault": "look after the encrypted store: create, status, rotate, export, erase",
     "doctor": "show what this machine has and which kernels are used",
 }

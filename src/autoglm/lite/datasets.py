@@ -251,7 +251,7 @@ READERS: tuple[tuple[Reader, float], ...] = (
     (crosswoz, 1.0),
     (friendsqa, 1.0),
     (vcsum, 0.5),
-    (intents, 6.0),
+    (intents, 30.0),
     (dialogues, 0.5),
     (chat, 0.5),
 )

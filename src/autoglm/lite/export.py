@@ -14,16 +14,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from autoglm.lite.model import LiteConfig, LiteModel
+from autoglm.lite.checkpoint import load_checkpoint
+from autoglm.lite.model import LiteModel
 from autoglm.lite.tokenizer import CHAT_TEMPLATE, END, EOS_TOKENS, SPECIALS, token_id
-
-
-def load_checkpoint(path: Path) -> LiteModel:
-    """The model of a training checkpoint, on the CPU in float32."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model = LiteModel(LiteConfig(**state["config"]))
-    model.load_state_dict(state["model"])
-    return model
 
 
 def hf_tensors(model: LiteModel, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from autoglm.lite import model as lite_model
 from autoglm.lite.model import ChunkedCrossEntropy, LiteConfig, LiteModel
 from autoglm.lite.native_ops import load_kernels
 from autoglm.lite.native_step import NativeStep, supports
+from autoglm.lite.optim import orthogonalise
 
 
 class GradientStep(Protocol):
@@ -29,6 +30,9 @@ class GradientStep(Protocol):
 
     def refresh(self) -> None:
         """Take over changed weights; call after every update."""
+
+    def orthogonalise(self, matrices: Tensor) -> Tensor:
+        """What Muon needs, see `optim.orthogonalise`."""
 
 
 class TorchStep:
@@ -67,6 +71,10 @@ class TorchStep:
     def refresh(self) -> None:
         """Nothing is kept beside the parameters."""
 
+    def orthogonalise(self, matrices: Tensor) -> Tensor:
+        """See `GradientStep`."""
+        return orthogonalise(matrices)
+
 
 @dataclass(frozen=True, slots=True)
 class StepOptions:
@@ -98,7 +106,7 @@ def _compiles(
     ids = torch.zeros(options.micro_rows, options.row_tokens, dtype=torch.int64)
     try:
         step.add_gradients(ids, ids, scale=0.0, z_coefficient=0.0)
-    except RuntimeError:
+    except (RuntimeError, OSError):
         return False
     finally:
         for parameter in model.parameters():

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoglm.lite.export import load_checkpoint
+from autoglm.lite.checkpoint import load_checkpoint
 from autoglm.lite.model import Block, LiteConfig, LiteModel
 
 _PEAK = 12.0  # attention score of the wanted offset above none, per frequency

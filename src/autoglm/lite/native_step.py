@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from autoglm.errors import InvalidRequestError
 from autoglm.lite.model import Block, LiteConfig, LiteModel
+from autoglm.lite.optim import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS
 
 _HEAD_DIM = 64
 _MULTIPLE = 32
@@ -266,3 +267,26 @@ class NativeStep:
         self._grad.zero_()
         self._norm_backward(self._last, self._grad_normed, gain, self._last_scales)
         return losses.sum()
+
+    def orthogonalise(self, matrices: Tensor) -> Tensor:
+        """As `optim.orthogonalise`, for wide matrices [count, rows, columns]."""
+        return torch.stack([self._orthogonalise(matrix) for matrix in matrices])
+
+    def _orthogonalise(self, matrix: Tensor) -> Tensor:
+        a, b, c = NEWTON_SCHULZ
+        n, k = matrix.shape
+        x = (matrix.float() / (matrix.float().norm() + 1e-7)).to(torch.bfloat16)
+        following, right = torch.empty_like(x), _low(n * k)
+        gram, square, gram_right = _low(n, n), _low(n, n), _low(n * n)
+        for _ in range(NEWTON_SCHULZ_STEPS):
+            self._call("pack_right", x, k, n, 1, right)
+            self._call("multiply", n, n, k, x, 0, right, None, gram, None)
+            self._call("pack_right", gram, n, n, 0, gram_right)
+            self._call("multiply", n, n, n, gram, 0, gram_right, None, square, None)
+            polynomial = c * square.float() + b * gram.float()
+            polynomial.diagonal().add_(a)
+            self._call("pack_right", x, n, k, 0, right)
+            polynomial = polynomial.to(torch.bfloat16)
+            self._call("multiply", n, k, n, polynomial, 0, right, None, following, None)
+            x, following = following, x
+        return x

@@ -6,7 +6,7 @@ Muon orthogonalises the momentum of each matrix with a quintic Newton-Schulz ite
 (Jordan et al. 2024; scaling by shape as in Liu et al., arXiv 2502.16982).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from autoglm.lite.model import LiteModel
 
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-_NEWTON_SCHULZ_STEPS = 5
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
 _UPDATE_RMS = 0.2  # what AdamW's updates have, so that both take similar rates
 
 
@@ -40,13 +40,13 @@ class Schedule:
 
 def orthogonalise(matrices: Tensor) -> Tensor:
     """Nearest semi-orthogonal matrices of [count, rows, columns], approximately, in bfloat16."""
-    a, b, c = _NEWTON_SCHULZ
+    a, b, c = NEWTON_SCHULZ
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.to(torch.bfloat16)
     if is_tall:
         x = x.mT.contiguous()
     x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).to(x.dtype)
-    for _ in range(_NEWTON_SCHULZ_STEPS):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
@@ -71,6 +71,7 @@ class Muon(torch.optim.Optimizer):
         self, groups: Iterable[dict[str, object]], lr: float, momentum: float, weight_decay: float
     ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.orthogonalise: Callable[[Tensor], Tensor] = orthogonalise
 
     def step(self, closure: None = None) -> None:
         """Update every matrix once."""
@@ -95,7 +96,7 @@ class Muon(torch.optim.Optimizer):
         for part, group in parts:
             direction = self._direction(part, group["momentum"])
             wide.append(direction.t() if direction.shape[0] > direction.shape[1] else direction)
-        updates = orthogonalise(torch.stack(wide))
+        updates = self.orthogonalise(torch.stack(wide))
         for (part, group), update in zip(parts, updates, strict=True):
             target = part.parameter[part.rows]
             scale = _UPDATE_RMS * max(target.shape) ** 0.5

@@ -15,6 +15,11 @@ from torch import Tensor
 from autoglm.errors import InvalidRequestError
 
 
+def _files(folder: Path, kind: str) -> list[Path]:
+    """Files with anything in them: a source may have no held-out document."""
+    return [file for file in sorted(folder.glob(f"{kind}_*.bin")) if file.stat().st_size]
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Neighbouring rows that an epoch reads `repeat` times."""
@@ -45,12 +50,12 @@ class PackedRows:
         repeat = {f"tokens_{s['name']}": s.get("repeat", 1.0) for s in card.get("sources", [])}
         self.spans: list[Span] = []
         first = 0
-        for file, part in zip(sorted(folder.glob("tokens_*.bin")), self._tokens, strict=True):
+        for file, part in zip(_files(folder, "tokens"), self._tokens, strict=True):
             self.spans.append(Span(first, len(part), repeat.get(file.stem, 1.0)))
             first += len(part)
 
     def _open(self, folder: Path, kind: str, dtype: type) -> list[Any]:
-        parts = [np.memmap(f, dtype=dtype, mode="r") for f in sorted(folder.glob(f"{kind}_*.bin"))]
+        parts = [np.memmap(f, dtype=dtype, mode="r") for f in _files(folder, kind)]
         whole = [part[: len(part) // self.row_tokens * self.row_tokens] for part in parts]
         return [part.reshape(-1, self.row_tokens) for part in whole]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from autoglm.lite.export import load_checkpoint
+from autoglm.lite.checkpoint import load_checkpoint
 from autoglm.lite.model import LiteModel
 from autoglm.lite.tokenizer import ASSISTANT, EOS_TOKENS, MASK, SOP, USER, token_id
 

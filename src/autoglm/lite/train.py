@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoglm.lite.checkpoint import save_weights
 from autoglm.lite.gradients import (
     GradientStep,
     StepOptions,
@@ -27,7 +28,7 @@ from autoglm.lite.gradients import (
 )
 from autoglm.lite.induction import Circuit
 from autoglm.lite.model import LiteConfig, LiteModel
-from autoglm.lite.optim import build_optimizers
+from autoglm.lite.optim import Muon, build_optimizers
 from autoglm.lite.packed import Batch, BatchReader, PackedRows, Positions
 from autoglm.lite.train_options import Plan, make_plan, model_config, parse_options
 
@@ -177,6 +178,7 @@ class Trainer:
         finally:
             signal.signal(signal.SIGTERM, previous)
         self.save()
+        save_weights(self.model, self.plan.out / "weights.pt")
 
     def _run(self, sets: Sets) -> None:
         plan = self.plan
@@ -185,6 +187,9 @@ class Trainer:
             plan.micro_rows, sets.texts.row_tokens, plan.kernels, plan.use_compile
         )
         gradients = choose_step(self.model, self.device, options)
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, Muon):
+                optimizer.orthogonalise = gradients.orthogonalise
         reader = BatchReader(sets.texts, sets.answers, micro_rows=plan.micro_rows, seed=plan.seed)
         leg_s = 60.0 * (plan.leg_minutes or math.inf)
         # One thread reads the next update while this one is computed.
