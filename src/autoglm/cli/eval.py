@@ -19,7 +19,7 @@ from autoglm.cli.options import (
     add_threads_option,
     whole_number,
 )
-from autoglm.cli.output import Progress, note, print_json, print_text
+from autoglm.cli.output import Progress, print_json, print_text
 from autoglm.cli.score import windowed_nll
 from autoglm.config import Settings, load_settings
 from autoglm.errors import InputError, UsageError, require
@@ -98,8 +98,6 @@ def _evaluate(args: argparse.Namespace, data_dir: Path, settings: Settings) -> d
     for name in measures:
         measure = _probe if name == PROBE else _perplexity
         tasks[name] = measure(runtime, data_dir, name, args.limit)
-    for name in missing:
-        note(f"autoglm: {name}: its set is not in {data_dir}; left out")
     return {
         "suite": args.suite,
         "model": settings.model or "lite",
@@ -184,4 +182,6 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         for system, metrics in task.items():
             if isinstance(metrics, dict):
                 scores = "  ".join(f"{metric} {value:g}" for metric, value in metrics.items())
-                yield f"{name:<11}{system:<9}n={task['num']:<6}{scores}"
+                yield f"{name:<15}{system:<9}n={task['num']:<6}{scores}"
+    if report["missing"]:
+        yield f"left out, as their sets are not there: {', '.join(report['missing'])}"

@@ -14,7 +14,6 @@ from pathlib import Path
 from autoglm.errors import InputError
 
 _MIB = 2**20
-_PRESET = 4
 
 
 def pack(folder: Path, pieces: Path, piece_bytes: int) -> int:
@@ -22,7 +21,7 @@ def pack(folder: Path, pieces: Path, piece_bytes: int) -> int:
     pieces.mkdir(parents=True, exist_ok=True)
     count = 0
     with tempfile.TemporaryFile(dir=pieces) as whole:
-        with tarfile.open(fileobj=whole, mode="w:xz", preset=_PRESET) as archive:
+        with tarfile.open(fileobj=whole, mode="w:xz", preset=4) as archive:
             for path in sorted(folder.iterdir()):
                 if path.is_file():
                     archive.add(path, arcname=path.name)

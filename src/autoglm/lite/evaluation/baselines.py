@@ -4,10 +4,10 @@ TextRank after Mihalcea and Tarau (2004); the oracle picks sentences greedily by
 reference, which no system may see.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from autoglm.lite.evaluation.scores import units
 from autoglm.lite.salience import sentences, terms
 from autoglm.lite.sources import Lang
 from autoglm.lite.transcripts import parse_turns
+
+Gram = TypeVar("Gram")
 
 _DAMPING = 0.85
 _ROUNDS = 30
@@ -101,18 +103,21 @@ class _Grams:
     """Counts of words and of pairs of words."""
 
     def __init__(self, found: list[str]) -> None:
-        self.counts = (Counter(found), Counter(pairwise(found)))
+        self.words = Counter(found)
+        self.pairs = Counter(pairwise(found))
 
     def plus(self, other: "_Grams") -> "_Grams":
         result = _Grams([])
-        result.counts = (self.counts[0] + other.counts[0], self.counts[1] + other.counts[1])
+        result.words = self.words + other.words
+        result.pairs = self.pairs + other.pairs
         return result
 
     def match(self, other: "_Grams") -> float:
         """Mean F1 over words and pairs."""
-        scores = []
-        for ours, theirs in zip(self.counts, other.counts, strict=True):
-            common = sum(min(count, theirs[gram]) for gram, count in ours.items())
-            total = ours.total() + theirs.total()
-            scores.append(2 * common / total if total else 0.0)
-        return math.fsum(scores) / 2
+        return (_f1(self.words, other.words) + _f1(self.pairs, other.pairs)) / 2
+
+
+def _f1(ours: Counter[Gram], theirs: Counter[Gram]) -> float:
+    common = sum(min(count, theirs[gram]) for gram, count in ours.items())
+    total = ours.total() + theirs.total()
+    return 2 * common / total if total else 0.0
