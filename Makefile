@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-serve bench-moe bench-window bench-drafts docs sim size fuzz fuzz-bundles vault-faults parity clean
+	lint fix bench bench-peers bench-serve bench-moe bench-window bench-drafts bench-privacy docs sim size fuzz fuzz-bundles vault-faults privacy-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -188,8 +188,12 @@ bench-window: build ## perplexity, speed and memory of windows; TEXT=FILE, else 
 bench-drafts: build ## decode speed with drafts from the text over that without
 	$(BIN)/python benchmarks/prompt_lookup.py $(ARGS)
 
-docs: build ## regenerate the command reference
+bench-privacy: build ## recall, precision and speed of the detectors; ARGS="--presidio FILE --text FILE"
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/privacy_figures.py $(ARGS)
+
+docs: build ## regenerate the command reference and the table of the privacy policy
 	$(BIN)/python tools/cli_reference.py docs/reference/cli.md
+	$(BIN)/python tools/policy_table.py docs/guide/privacy.md
 
 sim: build $(VENV)/.requirements-test ## simulate synchronisation under faults: SEEDS=N, of 10^5
 	$(BIN)/python -m tests.sync.simulation --seeds $(SEEDS) $(ARGS)
@@ -219,6 +223,9 @@ vault-faults: build $(VENV)/.requirements-test ## kill writers of the vault, cut
 	$(BIN)/python tools/vault_kills.py --kills 1000 --seed $(FAULTS_SEED)
 	$(BIN)/python tools/vault_power_loss.py --states 10000 --commits 200 --seed $(FAULTS_SEED)
 	$(BIN)/python tools/vault_power_loss.py --states 10000 --control --seed $(FAULTS_SEED)
+
+privacy-faults: build $(VENV)/.requirements-test ## broken filters and planted secrets, 10,000 of each
+	PYTHONPATH=benchmarks $(BIN)/python tools/privacy_faults.py --seed $(FAULTS_SEED)
 
 parity: build $(VENV)/.requirements-test ## compare logits with transformers; PARITY_MODEL=DIR, else a random model
 	PYTHONPATH=benchmarks $(BIN)/python tools/parity.py $(PARITY_MODEL) $(ARGS)

@@ -2,7 +2,9 @@
 
 import json
 
+import keyring
 import pytest
+from keyring.backends.fail import Keyring as NoKeyring
 
 from autoglm.privacy.vault.keystore import KeyFile
 from autoglm.privacy.vault.places import VaultHome
@@ -13,7 +15,9 @@ from autoglm.privacy.vault.store import Vault
 def home(tmp_path, monkeypatch) -> VaultHome:
     for name in ("HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
+    # The variable counts for processes of their own, the call for this one.
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    monkeypatch.setattr(keyring.core, "_keyring_backend", NoKeyring())
     return VaultHome.find({name: str(tmp_path / name) for name in ("HOME",)} | xdg(tmp_path))
 
 

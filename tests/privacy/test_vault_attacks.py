@@ -9,7 +9,13 @@ from collections.abc import Callable
 import pytest
 from tests.privacy.conftest import all_bytes
 
-from autoglm.errors import UsageError, VaultError, VaultKeyError, VaultRollbackError
+from autoglm.errors import (
+    StorageError,
+    UsageError,
+    VaultError,
+    VaultKeyError,
+    VaultRollbackError,
+)
 from autoglm.privacy.vault.erase import erase
 from autoglm.privacy.vault.keys import DataKeys
 from autoglm.privacy.vault.keystore import KeyFile, Passphrase
@@ -226,7 +232,7 @@ def test_short_passphrase_is_refused(paths):
 def test_key_file_that_others_may_read_is_refused(vault, paths, key_file):
     vault.close()
     key_file.path.chmod(0o640)
-    with pytest.raises(VaultError, match="chmod 600"):
+    with pytest.raises(StorageError, match="chmod 600"):
         Vault(paths, key_file)
 
 
@@ -234,7 +240,7 @@ def test_key_file_that_is_a_link_is_refused(vault, paths, key_file, tmp_path):
     vault.close()
     link = tmp_path / "link"
     link.symlink_to(key_file.path)
-    with pytest.raises(VaultError):
+    with pytest.raises(StorageError):
         Vault(paths, KeyFile(link))
 
 

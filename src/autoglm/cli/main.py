@@ -28,6 +28,7 @@ COMMANDS = {
     "profile": "show where the time goes, by layer and step",
     "score": "perplexity of a text",
     "eval": "score a model on public tasks, next to what needs no model",
+    "privacy": "show what would leave the device, and check the log of what left",
     "vault": "look after the encrypted store: create, status, rotate, export, erase",
     "doctor": "show what this machine has and which kernels are used",
 }

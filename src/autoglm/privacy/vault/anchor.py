@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from autoglm.privacy.vault.places import sync_directory
+from autoglm.privacy.key_file import sync_directory
 
 _SLOT = struct.Struct(">Q32s")
 _SLOT_BYTES = 512

@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from autoglm.errors import MissingExtraError, UsageError, VaultError, VaultKeyError, require
+from autoglm.privacy.key_file import create_secret, destroy_secret, read_secret
 from autoglm.privacy.vault.keys import KEY_BYTES
-from autoglm.privacy.vault.places import sync_directory
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -52,58 +51,18 @@ class KeyFile:
 
     def create(self, salt: bytes) -> bytes:
         """The secret in the file, which is made if missing."""
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # The file appears whole: a link is made to a complete one, and only if none is there.
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(descriptor, os.urandom(KEY_BYTES))
-            os.fsync(descriptor)
-            self.path.hardlink_to(draft)
-            sync_directory(self.path.parent)
-        except FileExistsError:
-            pass
-        finally:
-            os.close(descriptor)
-            draft.unlink()
-        return self.read(salt)
+        return create_secret(self.path)
 
     def read(self, salt: bytes) -> bytes:
         """The secret in the file, which must be private."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+            return read_secret(self.path)
         except FileNotFoundError as err:
             raise VaultKeyError(_MISSING) from err
-        except OSError as err:
-            message = f"{self.path}: {err.strerror}; a key file must be an ordinary file"
-            raise VaultError(message) from err
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-                message = f"{self.path}: a key file must be an ordinary file of your own"
-                raise VaultError(message)
-            if status.st_mode & 0o077:
-                message = f"{self.path}: others may read this key file; run: chmod 600 on it"
-                raise VaultError(message)
-            secret = os.read(descriptor, KEY_BYTES + 1)
-        finally:
-            os.close(descriptor)
-        if len(secret) != KEY_BYTES:
-            message = f"{self.path}: a key file has {KEY_BYTES} bytes; restore it from a copy"
-            raise VaultError(message)
-        return secret
 
     def destroy(self) -> None:
         """Overwrite and remove the file."""
-        if not self.path.exists():
-            return
-        with self.path.open("r+b") as file:
-            file.write(bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        self.path.unlink()
-        sync_directory(self.path.parent)
+        destroy_secret(self.path)
 
 
 class OsKeyring:

@@ -38,12 +38,3 @@ class VaultHome(NamedTuple):
         name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
         paths = VaultPaths(directory / "vault.db", state / f"vault-{name}.anchor")
         return cls(directory, name, paths, config / "keys" / f"vault-{name}.key")
-
-
-def sync_directory(path: Path) -> None:
-    """Make names that were added to or removed from a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

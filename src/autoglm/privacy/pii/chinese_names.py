@@ -1,0 +1,107 @@
+"""Chinese names: a surname and one or two characters of given names that texts rarely put together.
+
+How rarely is a ratio of pair frequencies, texts against names, from data/zh_pairs.txt; what stands
+left and right moves the threshold. tools/privacy_lists.py makes that file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from autoglm.privacy.pii.kinds import Finding, Kind
+from autoglm.privacy.pii.lexicon import any_of, characters, words
+
+_HAN = "\u4e00-\u9fff"
+_RUN = re.compile(rf"[{_HAN}]{{2,}}")
+_TITLE = re.compile(rf"(?:{any_of('zh_titles')})(?![{_HAN}]?[们厂])")
+_WEAK_TITLES = frozenset("总工某")
+_AFTER = re.compile(rf"$|[^{_HAN}]|的(?:{any_of('zh_possessions')})|{any_of('zh_after')}")
+_BEFORE = re.compile(rf"(?:^|[^{_HAN}]|{any_of('zh_before')})$")
+_STRONG_BEFORE = re.compile(
+    r"(?:叫|姓名(?:是|为)?|名叫|名字[是叫]|[联系收寄货件申请负责持卡本当事]人|户名|患者|客户|员工|同事)"
+    r"[:为是 ]{0,2}$"
+)
+_EDGE = re.compile(rf"$|[^{_HAN}]|[收的说是和与在住]")
+_ALONE = re.compile(rf"(?:^|[^{_HAN}])$")
+_NOT_HAN = re.compile(rf"$|[^{_HAN}]")
+_CONTEXT = 8
+# Nats by which a name must be likelier than text, and what the context adds to it.
+_LONG_LIMIT = 0.0
+_SHORT_LIMIT = -1.0
+_LITTLE_BONUS = 2.0
+_LARGE_BONUS = 6.0
+_UNSEEN = -5
+_DOUBLE_SURNAME = -4
+_OFFSET = 4
+
+
+class ChineseNames:
+    """Finds names; the tables are read once, when it is made."""
+
+    def __init__(self) -> None:
+        self._ratios: dict[str, int] = {}
+        table = iter(words("zh_pairs"))
+        for first, followers, digits in zip(table, table, table, strict=True):
+            for second, digit in zip(followers, digits, strict=True):
+                self._ratios[first + second] = int(digit) - _OFFSET
+        self._given = frozenset(characters("zh_given"))
+        self._never_given = frozenset(characters("zh_never_given"))
+        self._not_surnames = frozenset(words("zh_not_surnames"))
+        surnames = characters("zh_surnames")
+        self._surname = re.compile(f"{any_of('zh_double_surnames')}|[{surnames}]")
+
+    def find(self, text: str) -> Iterator[Finding]:
+        """Names in a folded text, in order."""
+        for run in _RUN.finditer(text):
+            place = run.start()
+            while (match := self._surname.search(text, place, run.end())) is not None:
+                start = match.start()
+                is_word = text[start - 1 : start + 1] in self._not_surnames
+                end = None if is_word else self._name_end(text, start, match.end())
+                place = end or start + 1
+                if end:
+                    yield Finding(start, end, Kind.PERSON)
+
+    def _name_end(self, text: str, start: int, given: int) -> int | None:
+        """Where the name ends whose surname is `text[start:given]`; None when it is no name."""
+        before = text[max(0, start - _CONTEXT) : start]
+        bonus = 0.0
+        if _STRONG_BEFORE.search(before):
+            bonus = _LARGE_BONUS
+        elif _BEFORE.search(before):
+            bonus = _LITTLE_BONUS
+        title = _TITLE.match(text, given)
+        if title and (bonus or title.group() not in _WEAK_TITLES):
+            return given
+        first, second = text[given : given + 1], text[given + 1 : given + 2]
+        if not self._may_begin(first, text, given, before, bonus):
+            return None
+        is_double = given - start == 2
+        ratio = self._ratios.get(text[given - 1] + first, _UNSEEN)
+        ratio = _DOUBLE_SURNAME if is_double else ratio
+        # At an edge or before a title even a rare character belongs to the name.
+        is_closed = _EDGE.match(text, given + 2) or _TITLE.match(text, given + 2)
+        if second in self._given or (is_closed and self._may_be_given(second)):
+            score = ratio + self._ratios.get(first + second, _UNSEEN)
+            if score <= _LONG_LIMIT + bonus + self._after(text, given + 2):
+                return given + 2
+        limit = _SHORT_LIMIT + bonus + 2 * self._after(text, given + 1)
+        return given + 1 if ratio <= limit else None
+
+    def _may_begin(self, first: str, text: str, given: int, before: str, bonus: float) -> bool:
+        """Whether a given name may begin with `first`; rare characters need more of a reason."""
+        if first in self._given:
+            return True
+        is_alone = _ALONE.search(before) and _NOT_HAN.match(text, given + 1)
+        is_titled = _TITLE.match(text, given + 1)
+        is_expected = bonus > _LITTLE_BONUS or is_alone or is_titled
+        return bool(is_expected) and self._may_be_given(first)
+
+    def _may_be_given(self, char: str) -> bool:
+        return "\u4e00" <= char <= "\u9fff" and char not in self._never_given
+
+    def _after(self, text: str, end: int) -> float:
+        if _TITLE.match(text, end):
+            return 3.0
+        return 1.0 if _AFTER.match(text, end) else -2.0

@@ -1,0 +1,105 @@
+"""Codes with letters: e-mail addresses, plates, passports, IP addresses, account numbers.
+
+Nothing here backtracks over long input: an address is built outwards from its @, within bounds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+from autoglm.privacy.pii.checks import is_iban
+from autoglm.privacy.pii.fold import near_digits
+from autoglm.privacy.pii.kinds import Finding, Kind
+from autoglm.privacy.pii.lexicon import characters
+from autoglm.privacy.pii.numbers import CHINESE_DIGITS
+
+_MOST_LOCAL = 64
+_AT = re.compile(r"@|\[at\]|\(at\)|\{at\}", re.IGNORECASE)
+_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+\-]{0,63})( ?)$")
+_SPACED_LOCAL = re.compile(r"(?<![A-Za-z0-9])(?:[A-Za-z0-9._\-] ){2,64}$")
+_DOT = r"(?:\.| \. | ?\[dot\] ?| ?\(dot\) ?)"
+_DOMAIN = re.compile(
+    rf" ?[A-Za-z0-9](?:[A-Za-z0-9\-]{{0,62}})(?:{_DOT}[A-Za-z0-9\-]{{1,63}}){{0,4}}?"
+    rf"{_DOT}[A-Za-z]{{2,18}}(?![A-Za-z0-9\-]|\.[A-Za-z0-9])",
+    re.IGNORECASE,
+)
+_SPACED_DOMAIN = re.compile(
+    r"(?: [A-Za-z0-9\-]){1,63}(?: \.(?: [A-Za-z0-9]){2,18}){1,3}(?![A-Za-z0-9])"
+)
+_PLATE_LETTER = "[A-HJ-NP-Za-hj-np-z]"
+_PLATE = re.compile(
+    rf"[{characters('zh_plates')}][ ·.\-]{{0,3}}{_PLATE_LETTER}"
+    rf"(?:[ ·.\-]{{0,3}}(?:{_PLATE_LETTER}|[0-9{CHINESE_DIGITS}])){{4,6}}(?:[ ]?[学警港澳挂])?"
+    r"(?![A-Za-z0-9])"
+)
+_EMBASSY = re.compile(r"[使领][ ]?\d{6}(?!\d)|(?<!\d)\d{6}[使领](?![馆事])")
+_PASSPORT = re.compile(
+    r"(?<![A-Za-z0-9])(?:[DEGPS] ?\d{4} ?\d{4}|[DEPS][A-HJ-NP-Z] ?\d{7}|[HM]\d{8})(?![A-Za-z0-9])"
+)
+_PASSPORT_AFTER_WORD = re.compile(
+    r"(?:护照|passport)[^A-Za-z0-9]{0,8}(?:(?:号码|编号|号|number|num|no|is)[^A-Za-z0-9]{0,4}){0,2}"
+    r"([A-Za-z]{1,2} ?\d{6,9}|\d{9})(?![A-Za-z0-9])",
+    re.IGNORECASE,
+)
+_DOTTED = re.compile(r"[0-9] ?\. ?[0-9]")
+_IPV4 = re.compile(r"(?<![0-9.])\d{1,3}(?: ?\. ?\d{1,3}){3}(?!\.?[0-9])")
+_VERSION_BEFORE = re.compile(r"(?:\bv|version|ver|版本|release)[ :.]{0,2}$", re.IGNORECASE)
+_IPV6 = re.compile(r"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{6,39}(?![0-9A-Za-z:])")
+_IBAN = re.compile(
+    r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?"
+    r"(?![A-Za-z0-9])"
+)
+
+
+def find_codes(text: str) -> Iterator[Finding]:
+    """Findings in a folded text, kind by kind."""
+    yield from _emails(text)
+    yield from _plates(text)
+    for part in near_digits(text, 8):
+        for match in _PASSPORT.finditer(text, *part):
+            yield Finding(match.start(), match.end(), Kind.PASSPORT)
+        for match in _IBAN.finditer(text, *part):
+            if is_iban(match.group().replace(" ", "")):
+                yield Finding(match.start(), match.end(), Kind.IBAN)
+    for match in _PASSPORT_AFTER_WORD.finditer(text):
+        yield Finding(match.start(1), match.end(1), Kind.PASSPORT)
+    yield from _ip_addresses(text)
+
+
+def _emails(text: str) -> Iterator[Finding]:
+    for at in _AT.finditer(text):
+        before = text[max(0, at.start() - 2 * _MOST_LOCAL) : at.start()]
+        local, domain = _SPACED_LOCAL.search(before), _SPACED_DOMAIN.match(text, at.end())
+        if local is None or domain is None:
+            domain = _DOMAIN.match(text, at.end())
+            local = _LOCAL.search(before[-_MOST_LOCAL - 1 :]) if domain else None
+        if local is not None and domain is not None:
+            start = at.start() - (len(local.group()))
+            yield Finding(start, domain.end(), Kind.EMAIL)
+
+
+def _plates(text: str) -> Iterator[Finding]:
+    for match in _PLATE.finditer(text):
+        if sum(char.isdigit() or char in CHINESE_DIGITS for char in match.group()) >= 3:
+            yield Finding(match.start(), match.end(), Kind.PLATE)
+    if "使" in text or "领" in text:
+        for match in _EMBASSY.finditer(text):
+            yield Finding(match.start(), match.end(), Kind.PLATE)
+
+
+def _ip_addresses(text: str) -> Iterator[Finding]:
+    for match in _IPV4.finditer(text) if _DOTTED.search(text) else ():
+        is_address = all(int(part) <= 255 for part in match.group().split("."))
+        before = text[max(0, match.start() - 10) : match.start()]
+        if is_address and _VERSION_BEFORE.search(before) is None:
+            yield Finding(match.start(), match.end(), Kind.IP)
+    for match in _IPV6.finditer(text):
+        if match.group().count(":") < 2 or not any(char.isdigit() for char in match.group()):
+            continue
+        try:
+            ipaddress.IPv6Address(match.group())
+        except ValueError:
+            continue
+        yield Finding(match.start(), match.end(), Kind.IP)
