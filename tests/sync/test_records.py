@@ -124,17 +124,39 @@ def test_device_that_missed_collected_tombstones_reads_everything_anew(make_reco
     assert second.device.state.epoch == 1
 
 
+def copy_of(store: MemoryStore) -> MemoryStore:
+    """A backup of everything on a device."""
+    backup = MemoryStore()
+    backup.save_state(store.load_state())
+    for cell in store.cells():
+        for row in store.cell(cell):
+            backup.put(row)
+    return backup
+
+
+def test_restored_backup_that_is_older_than_collected_tombstones_forgets_the_erased(
+    make_records, hub
+):
+    store = MemoryStore()
+    first, second = make_records(store), make_records()
+    first.put("n", "title", "t")
+    sync(hub, first, second)
+    backup = copy_of(store)
+    second.erase("n")
+    sync(hub, second, first)
+    hub.collect(before_ms=1)
+    restored = make_records(backup)
+    sync(hub, restored)
+    assert restored.names() == []
+
+
 def test_restored_backup_takes_a_new_number_and_loses_nothing_the_hub_has(make_records, hub):
     store = MemoryStore()
     first, second = make_records(store), make_records()
     first.put("n", "title", "before")
     first.increment("n", "count", 5)
     sync(hub, first)
-    backup = MemoryStore()
-    backup.save_state(store.load_state())
-    for cell in store.cells():
-        for row in store.cell(cell):
-            backup.put(row)
+    backup = copy_of(store)
     first.put("n", "title", "after")
     first.increment("n", "count", 1)
     sync(hub, first)

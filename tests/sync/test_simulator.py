@@ -6,7 +6,7 @@ from tests.sync.simulation.world import World
 
 NUM_SEEDS = 1_000
 SLICE = 50
-CONTROL_SEEDS = 100
+CONTROL_SEEDS = 200
 
 
 @pytest.mark.parametrize("start", range(0, NUM_SEEDS, SLICE))

@@ -60,6 +60,12 @@ def unknown_device(actor: int) -> SyncError:
     return SyncError(f"the hub does not know device {actor}; is it the right hub and tenant?")
 
 
+def has_gone_back(row: ActorRow, request: Request) -> bool:
+    """Whether the device knows less than it did: a backup from before tombstones that are gone."""
+    is_less = any(request.vector.get(actor, 0) < last for actor, last in row.vector.items())
+    return request.epoch == row.epoch and is_less
+
+
 def known_vector(request: Request, counter: int) -> dict[int, int]:
     """What the device knows once its push is stored up to `counter`."""
     vector = dict(request.vector)
@@ -137,6 +143,8 @@ class MemoryHub:
                     request.round, request.actor, row.counter, request.epoch, inline=missing
                 )
             self._accept(row, request.push, now_ms)
+        if has_gone_back(row, request):
+            row.epoch, row.vector = row.epoch + 1, {}
         if request.epoch < row.epoch:
             return Response(request.round, request.actor, row.counter, row.epoch)
         row.vector = dict(request.vector)
@@ -168,7 +176,7 @@ class MemoryHub:
             self._remove(version.dot)
         for row in self.actors.values():
             if any(row.vector.get(v.dot[0], 0) < v.dot[1] for v in old):
-                row.epoch += 1
+                row.epoch, row.vector = row.epoch + 1, {}
 
     def _enrol(self, enrolment: int) -> int:
         for actor, row in self.actors.items():

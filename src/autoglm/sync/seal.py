@@ -50,6 +50,10 @@ class Sealer:
         """The key that hides the names of cells."""
         return self._expand(b"autoglm cells")
 
+    def derived_key(self, purpose: bytes) -> bytes:
+        """A key of its own for another purpose."""
+        return self._expand(purpose)
+
     def seal(self, version: Version) -> Version:
         """The version with its payload encrypted."""
         plain = _RAW + version.payload

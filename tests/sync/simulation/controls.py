@@ -18,11 +18,11 @@ class ForgetfulHub(MemoryHub):
     """Removes tombstones, and tells nobody."""
 
     def collect(self, before_ms: int) -> None:
-        """Keep everybody's epoch."""
-        epochs = {actor: row.epoch for actor, row in self.actors.items()}
+        """Keep what is known of everybody."""
+        known = {actor: (row.epoch, row.vector) for actor, row in self.actors.items()}
         super().collect(before_ms)
         for actor, row in self.actors.items():
-            row.epoch = epochs[actor]
+            row.epoch, row.vector = known[actor]
 
 
 class HalfHub(MemoryHub):
@@ -83,6 +83,10 @@ def _hasty_request(self: device.Device) -> None:
     """Confirm a batch when it is sent."""
     with self._transaction():
         self._state = replace(self._state, acked=self._state.counter)
+
+
+def _never_gone_back(row: hub.ActorRow, request: Request) -> bool:
+    return False
 
 
 PATCHES = {

@@ -71,3 +71,13 @@ class Edit(_message.Message):
     base: str
     depth: int
     def __init__(self, starts: _Optional[_Iterable[int]] = ..., removed: _Optional[_Iterable[int]] = ..., inserted: _Optional[_Iterable[str]] = ..., base: _Optional[str] = ..., depth: _Optional[int] = ...) -> None: ...
+
+class BlobManifest(_message.Message):
+    __slots__ = ("num_bytes", "digest", "names")
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    num_bytes: int
+    digest: bytes
+    names: bytes
+    def __init__(self, num_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ..., names: _Optional[bytes] = ...) -> None: ...
