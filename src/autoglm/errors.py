@@ -3,7 +3,7 @@
 AutoGLMError (1): UsageError (2): InvalidRequestError: ContextOverflowError
   InputError, ModelFileError: ModelNotFoundError, UnsupportedModelError, ModelConfigError
   ResourceError, MissingExtraError, OutputFormatError, CancelledError (130), PrivacyError
-  StorageError: VaultError: VaultKeyError, VaultRollbackError. SyncError
+  StorageError: VaultError: VaultKeyError, VaultRollbackError. SyncError, CloudError
 """
 
 from __future__ import annotations
@@ -92,6 +92,10 @@ class OutputFormatError(AutoGLMError):
 
 class SyncError(AutoGLMError):
     """A round of synchronisation that cannot be right: another hub, or one that lost data."""
+
+
+class CloudError(AutoGLMError):
+    """The cloud cannot be reached, refuses, or broke off; what it said so far was handed on."""
 
 
 class CancelledError(AutoGLMError):

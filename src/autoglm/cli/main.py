@@ -29,6 +29,7 @@ COMMANDS = {
     "score": "perplexity of a text",
     "eval": "score a model on public tasks, next to what needs no model",
     "privacy": "show what would leave the device, and check the log of what left",
+    "cloud": "serve devices: synchronisation, and answers of a larger model",
     "vault": "look after the encrypted store: create, status, rotate, export, erase",
     "doctor": "show what this machine has and which kernels are used",
 }
