@@ -197,13 +197,14 @@ async def disconnects(port: int, args: argparse.Namespace) -> dict[str, float]:
     return {"freed_p99_ms": percentile(times, 0.99) * 1e3}
 
 
-async def forms(port: int, args: argparse.Namespace) -> dict[str, float]:
+async def forms(port: int, args: argparse.Namespace, seed: int) -> dict[str, float]:
     """Tokens a second of an answer in free text and in one that a schema binds."""
-    rng = random.Random(5)
-    schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    rng = random.Random(seed)
+    text = {"type": "string", "minLength": 4 * args.tokens}
+    schema = {"type": "object", "properties": {"text": text}, "required": ["text"]}
     free = await post(port, body(rng, 8, args.tokens))
-    bound = await post(port, body(rng, 8, 2 * args.tokens, guided_json=schema, ignore_eos=False))
-    json.loads(bound.text)
+    more = {"guided_json": schema, "ignore_eos": False}
+    bound = await post(port, body(rng, 8, 8 * args.tokens, **more))
     speeds = [(one.tokens - 1) / (one.times[-1] - one.times[0]) for one in (free, bound)]
     return {"free_tokens_per_s": speeds[0], "bound_tokens_per_s": speeds[1]}
 
@@ -217,7 +218,7 @@ async def measure(port: int, args: argparse.Namespace) -> dict[str, Any]:
         figures[f"at once {count}"] = middle(runs)
     turns = [await second_turn(port, args, 100 + seed) for seed in range(args.repeat)]
     figures["second turn"] = middle(turns)
-    figures["forms"] = middle([await forms(port, args) for _ in range(args.repeat)])
+    figures["forms"] = middle([await forms(port, args, 200 + n) for n in range(args.repeat)])
     if args.overload_seconds:
         figures["overload"] = await overload(port, args)
     if args.disconnects:

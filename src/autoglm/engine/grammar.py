@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 import threading
+import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ MAX_DEPTH = 100
 MAX_REMEMBERED = 32
 # An answer that has so many tokens left is led to its end, where it has a choice; free text is not.
 CLOSING_TOKENS = {"schema": 256, "tools": 256, "regex": 32, "choice": 32, "lark": 32, "mixed": 0}
+# A mask that takes no longer is computed at once: another thread would cost more.
+QUICK_MASK_S = 0.0002
 # One form for all, so that a model cannot lose itself in white space.
 JSON_STYLE: JsonCompileOptions = {
     "whitespace_flexible": False,
@@ -65,14 +68,17 @@ class Constraint:
         self._closing_at = min(CLOSING_TOKENS[kind], num_tokens // 2)
         self._way_out: Sequence[int] = closers.way_out if kind == "tools" else ()
         self._script: list[int] = []
+        self._usual_s = 0.0
         self.is_complete = False
-        self._next: Future[bytes] = worker.submit(self._compute)
+        self._next: Future[bytes] | bytes = worker.submit(self._compute)
 
     def mask(self, timeout_s: float) -> bytes | None:
         """A bit for every token that may come next; None while that is not known.
 
         Raises OutputFormatError.
         """
+        if isinstance(self._next, bytes):
+            return self._next
         try:
             return self._next.result(timeout_s)
         except TimeoutError:
@@ -92,11 +98,14 @@ class Constraint:
         self._num_left -= 1 + len(forced)
         self.is_complete = self._matcher.is_stopped()
         if not self.is_complete:
-            self._next = self._worker.submit(self._compute)
+            is_quick = self._usual_s < QUICK_MASK_S
+            self._next = self._compute() if is_quick else self._worker.submit(self._compute)
         return forced
 
     def _compute(self) -> bytes:
+        start = time.perf_counter()
         mask = self._matcher.compute_bitmask()
+        self._usual_s = (self._usual_s + time.perf_counter() - start) / 2
         self._check()
         if self._num_left > self._closing_at:
             return mask

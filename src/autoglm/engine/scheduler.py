@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ MIN_BUSY_TOKENS = 16
 OLDEST_EVERY = 4
 # A reader that has so many batches waiting is not decoded for any further.
 MAX_UNREAD = 4
+# Forced tokens of a sequence that are read in a pass that follows at once.
+MAX_FORCED = 4
 # Others do not wait longer for the mask of one sequence.
 MASK_PATIENCE_S = 0.02
 _MEMORY = 0.7  # of the moving average
@@ -148,9 +150,14 @@ class Scheduler:
             for job in jobs:
                 job.is_running = True
         start = self._clock()
-        outcomes, error = self._compute(parts)
-        outcomes = [_constrained(*pair) for pair in zip(jobs, outcomes, strict=False)]
+        outcomes, error = self._compute(jobs, parts)
         seconds = self._clock() - start
+        while error is None and seconds < STEP_S and _may_go_on(jobs, outcomes):
+            again = [_part(*pair) for pair in zip(jobs, outcomes, strict=True)]
+            more, error = self._compute(jobs, again, outcomes)
+            again.clear()
+            outcomes = [_joined(*pair) for pair in zip(outcomes, more, strict=False)]
+            seconds = self._clock() - start
         with self._lock:
             self._learn(parts, seconds)
             _deliver(jobs, outcomes, error)
@@ -159,11 +166,17 @@ class Scheduler:
             parts.clear()
         return True
 
-    def _compute(self, parts: list[Part[Any]]) -> tuple[list[PassOutcome], AutoGLMError | None]:
+    def _compute(
+        self, jobs: list[_Job], parts: list[Part[Any]], before: Sequence[PassOutcome] = ()
+    ) -> tuple[list[PassOutcome], AutoGLMError | None]:
+        """One native call, and the tokens of constrained sequences; `before` it others had some."""
         try:
-            return self._model.run_passes(parts, STEP_S), None
+            outcomes = self._model.run_passes(parts, STEP_S)
         except Exception as err:  # whoever waits must hear of it
             return [], _as_ours(err)
+        counts = [len(outcome.ids) for outcome in before] or [0] * len(jobs)
+        chosen = map(_constrained, jobs, outcomes, counts)
+        return list(chosen), None
 
     def _choose(self) -> tuple[list[_Job], list[Part[Any]]]:
         ready = [job for job in self._jobs if job.is_ready]
@@ -201,7 +214,33 @@ def _as_ours(err: Exception) -> AutoGLMError:
     return failure
 
 
-def _constrained(job: _Job, outcome: PassOutcome) -> PassOutcome:
+def _may_go_on(jobs: list[_Job], outcomes: list[PassOutcome]) -> bool:
+    """Whether another pass can follow at once, without a word to the readers.
+
+    The core repeats passes by itself, but not where a token must be chosen from a mask.
+    """
+    return any(job.constraint for job in jobs) and all(
+        job.has_begun
+        and outcome.ids
+        and outcome.error is None
+        and not outcome.is_ended
+        and len(outcome.ids) < min(job.num_left, MAX_STEP_TOKENS)
+        and outcome.num_pending <= MAX_FORCED
+        for job, outcome in zip(jobs, outcomes, strict=True)
+    )
+
+
+def _part(job: _Job, outcome: PassOutcome) -> Part[Any]:
+    most_ids = 0 if job.constraint is not None else 1
+    return Part(job.session, max(1, outcome.num_pending), most_ids)
+
+
+def _joined(first: PassOutcome, second: PassOutcome) -> PassOutcome:
+    ids = first.ids + second.ids
+    return PassOutcome(ids, second.num_pending, second.is_ended, second.error)
+
+
+def _constrained(job: _Job, outcome: PassOutcome, num_before: int) -> PassOutcome:
     """Choose the token of a sequence whose form is given, when its logits are there."""
     constraint = job.constraint
     if constraint is None or outcome.error is not None or outcome.num_pending > 0:
@@ -212,7 +251,7 @@ def _constrained(job: _Job, outcome: PassOutcome) -> PassOutcome:
             return outcome  # its logits wait for the next round
         token, is_ended = job.session.choose(mask)
         forced = [] if is_ended else constraint.push(token)
-        ids = [token, *forced][: job.num_left]
+        ids = [token, *forced][: job.num_left - num_before]
         job.session.extend(ids[1:])
     except Exception as err:  # of this sequence alone
         return PassOutcome([], 0, False, _as_ours(err))
