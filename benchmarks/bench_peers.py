@@ -19,12 +19,13 @@ from typing import Any
 from figures import machine_line
 from peers.campaign import Campaign, OutOfTimeError, Part, is_named, say, write_document
 from peers.engines import FAST, LIMITED_ISAS, PRODUCT, Form, ours, peers, variants
-from peers.environment import DEFAULT_HOME, make_all, read_files
+from peers.environment import DEFAULT_HOME, make_all, make_peak, read_files
 from peers.product import (
     LOOKUP_NEW,
     LOOKUP_QUOTES,
     REQUESTS_P95,
     first_token_samples,
+    int8_peak,
     lookup_samples,
     profile,
     request_samples,
@@ -140,6 +141,9 @@ def head(args: argparse.Namespace) -> dict[str, Any]:
     for depth in PROFILE_DEPTHS:
         say(f"profile at depth {depth}")
         profiles.append(profile(bundle, args.threads, depth, args.attempts))
+    peak = int8_peak(make_peak(args.home), args.threads, args.attempts)
+    for found in profiles:
+        found["limits"]["operations_per_s"] = peak
     return {
         "time": datetime.datetime.now(tz=datetime.UTC).isoformat(),
         "machine": machine_line(args.threads),

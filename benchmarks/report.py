@@ -1,4 +1,4 @@
-"""Renders results of bench_peers.py and quality.py into BENCHMARKS.md, with plots.
+"""Renders results of bench_peers.py and quality.py into BENCHMARKS.md and README.md, with plots.
 
 Usage: report.py [--results FILE] [--quality FILE]; by default the latest run, with its quality.
 """
@@ -16,7 +16,7 @@ import plots
 from peers import workload
 from peers.campaign import write_document
 from peers.rows import median_of
-from peers.summary import Results, complete, latest, number, read_results, table
+from peers.summary import Results, complete, latest, number, read_results, short_table, table
 from peers.targets import LARGE, SMALL, Scale
 from peers.workload import Sample
 from quality import table as quality_table
@@ -25,7 +25,9 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTS = ROOT / "benchmarks" / "plots"
 PAGE = ROOT / "BENCHMARKS.md"
+README = ROOT / "README.md"
 BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
+README_BEGIN, README_END = "<!-- peers: begin -->", "<!-- peers: end -->"
 MODELS = {
     LARGE: "GLM-Edge-1.5B shape",
     SMALL: "60m shape",
@@ -110,6 +112,13 @@ def quality_line(quality: dict[str, Any]) -> str:
     )
 
 
+def replace_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Put text where a page has a generated part."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
 def draw(saved: dict[str, Any]) -> None:
     """Every plot."""
     results = read_results(saved)
@@ -131,10 +140,8 @@ def main() -> int:
     saved = complete(json.loads(path.read_text(encoding="utf-8")), args.quality)
     write_document(path, saved)
     draw(saved)
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{BEGIN}\n{page(saved)}\n{END}{after}", encoding="utf-8")
+    replace_between(PAGE, BEGIN, END, page(saved))
+    replace_between(README, README_BEGIN, README_END, short_table(read_results(saved)))
     return 0
 
 

@@ -215,8 +215,20 @@ def make_all(home: Path) -> None:
     make_venv(home, "venv", "requirements.txt")
     make_venv(home, "venv-openvino", "requirements-openvino.txt")
     make_llama(home)
+    make_peak(home)
     for shape in MODEL_SHAPES:
         make_models(home, shape)
+
+
+def make_peak(home: Path) -> Path:
+    """The program that measures the processor's int8 peak."""
+    source, target = RUNNERS / "int8_peak.cc", home / "int8_peak"
+    flags = ("-std=c++20", "-O2", "-march=native", "-pthread")
+    build = functools.partial(
+        run, ["c++", *flags, source, "-o", target], home / "logs" / "int8-peak.log"
+    )
+    make(target, "the int8 peak", build)
+    return target
 
 
 def read_files(engines: Iterable[Engine]) -> None:

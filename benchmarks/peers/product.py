@@ -100,6 +100,16 @@ def profile(model: Path, threads: int, depth: int, attempts: int) -> dict[str, A
     return {**report, "other_cpus": run.other_cpus}
 
 
+def int8_peak(program: Path, threads: int, attempts: int) -> float:
+    """Int8 multiplications and additions a second, of registers alone; the best of all tries."""
+
+    def work() -> float:
+        done = subprocess.run([program, str(threads)], capture_output=True, check=True)
+        return float(done.stdout)
+
+    return max(work() for _ in range(attempts))
+
+
 def _sample(label: str, row: str, value: float, other_cpus: float, number: int = 0) -> Sample:
     return Sample(
         engine=PRODUCT,

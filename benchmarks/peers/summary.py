@@ -155,6 +155,18 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
+def short_table(results: Results) -> str:
+    """The rows in which a ratio to the best peer is demanded, without their targets."""
+    lines = ["| model | row | autoglm | best peer | ratio |", "|--|--|--|--|--|"]
+    for row in results.rows:
+        if row.must is None or row.must.ratio is None or row.best_peer is None:
+            continue
+        peer = f"{number(row.peers[row.best_peer].value)} ({row.best_peer})"
+        cells = (row.model, row.name, f"{number(row.ours.value)} {row.unit}", peer)
+        lines.append("| " + " | ".join((*cells, f"{row.ratio:.2f}x")) + " |")
+    return "\n".join(lines)
+
+
 def _cells(row: Row, results: Results) -> Sequence[str]:
     own = f"{number(row.ours.value)} {row.unit}"
     if row.ours.count > 1:
