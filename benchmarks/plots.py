@@ -49,15 +49,16 @@ def ratios(rows: Sequence[Row], path: Path) -> None:
         axes.barh(range(len(shown)), values, color=OWN_COLOR, height=0.62)
         axes.axvline(1.0, color=ROOF_COLOR, linewidth=1)
         for place, (row, value) in enumerate(zip(shown, values, strict=True)):
+            end = value
             if row.must is not None and row.must.ratio is not None:
+                end = max(value, row.must.ratio)
                 ends = (place - 0.4, place + 0.4)
                 axes.plot([row.must.ratio] * 2, ends, color=MUST_COLOR, linewidth=2)
             axes.annotate(
                 f" {value:.2f}x  ({row.best_peer})",
-                (value, place),
+                (end, place),
                 va="center",
                 fontsize=8,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
             )
         axes.set_yticks(range(len(shown)), [f"{row.model}: {row.name}" for row in shown])
         axes.set_xlim(0, 1.45 * max([1.0, *values]))
