@@ -232,12 +232,13 @@ def make_peak(home: Path) -> Path:
 
 
 def read_files(engines: Iterable[Engine]) -> None:
-    """Read every weight once, so that no engine starts from disk."""
+    """Read every weight anew: no engine starts from disk, or on pages as writing scattered them."""
     buffer = bytearray(READ_BYTES)
     for path in dict.fromkeys(engine.files for engine in engines if engine.files):
         files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
         for file in files:
             with file.open("rb", buffering=0) as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 while stream.readinto(buffer):
                     pass
 

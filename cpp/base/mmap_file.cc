@@ -55,6 +55,11 @@ MmapFile::MmapFile(MmapFile&& other) noexcept
       size_(std::exchange(other.size_, 0)),
       guard_(std::move(other.guard_)) {}
 
+void MmapFile::prefer_large_pages() const {
+  // Only a wish: kernels and file systems without large pages refuse it.
+  static_cast<void>(madvise(const_cast<std::byte*>(data_), size_, MADV_HUGEPAGE));
+}
+
 void MmapFile::check_intact() const {
   struct stat now = {};
   if (fstat(descriptor_, &now) != 0) throw_io(path_, "look at it", errno);

@@ -265,6 +265,10 @@ Model::Model(ModelConfig config, const std::vector<std::string>& files,
   validate_config(config_);
   files_.reserve(files.size());
   for (const std::string& path : files) files_.emplace_back(path);
+  // Of many experts only some are read.
+  if (config_.num_experts == 0) {
+    for (const MmapFile& file : files_) file.prefer_large_pages();
+  }
   TensorTable table(files_, tensors);
   WeightReader reader(table, config_);
   embedding_ = reader.matrix("model.embed_tokens", config_.vocab_size, config_.hidden_size);
