@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,8 @@ PORT = "8443"
 def main() -> int:
     """Start everything, print how to reach it, and clean up."""
     postgres = Postgres()
+    # Both signals end the block below, which removes everything.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         postgres.start()
         secret = postgres.directory / "secret"

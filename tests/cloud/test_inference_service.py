@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from connectrpc.errors import ConnectError
 from hypercorn.asyncio import serve
 from tests.cloud.conftest import free_port
 from tests.fakes import ask, fake_engine, fake_model, text_of
@@ -19,11 +20,15 @@ from autoglm.engine.breaker import Breaker, RetryBudget
 from autoglm.engine.cloud import CloudEngine
 from autoglm.engine.failover import FailoverEngine
 from autoglm.errors import CloudError, InvalidRequestError
+from autoglm.privacy.boundary import Boundary
+from autoglm.privacy.pii.detect import Detector
+from autoglm.privacy.policy import load_policy
 from autoglm.protocol.channel import Channel, Endpoint, UnreachableError
 from autoglm.protocol.inference import encode_request
 from autoglm.protocol.rpc import COMPLETE, GENERATE
-from autoglm.types import Chunk, Usage
+from autoglm.types import Chunk, Message, Request, SamplingParams, Usage
 
+BOUNDARY = Boundary(load_policy(None), Detector(), bytes(32), None)
 WORDS = tuple(f"w{n} " for n in range(20))
 TEXT = "".join(WORDS)
 
@@ -116,7 +121,7 @@ def generate(channel, request, answer_id, offset, **options):
 
 
 def test_answer_arrives_word_by_word(embedded, words):
-    chunks = list(CloudEngine(embedded.channel()).stream(ask("say it")))
+    chunks = list(CloudEngine(embedded.channel(), BOUNDARY).stream(ask("say it")))
     assert text_of(chunks) == TEXT
     assert chunks[-1].finish_reason == "stop"
     assert chunks[-1].usage == Usage(1, len(WORDS))
@@ -161,7 +166,7 @@ def test_id_of_another_tenant_or_request_resumes_nothing(embedded, words):
 
 def test_reader_that_leaves_for_good_cancels_the_answer(embedded, words):
     words.pause_s = 0.2
-    stream = CloudEngine(embedded.channel()).stream(ask("say it"))
+    stream = CloudEngine(embedded.channel(), BOUNDARY).stream(ask("say it"))
     next(stream)
     stream.close()
     assert words.cancelled.wait(10)
@@ -172,7 +177,7 @@ def test_deadline_ends_the_answer_here_and_there(embedded, words):
     words.pause_s = 0.5
     start = time.monotonic()
     with pytest.raises(CloudError):
-        list(CloudEngine(embedded.channel(), timeout_s=0.7).stream(ask("say it")))
+        list(CloudEngine(embedded.channel(), BOUNDARY, timeout_s=0.7).stream(ask("say it")))
     assert time.monotonic() - start < 5
     assert words.cancelled.wait(10)
     assert words.spoken < len(WORDS)
@@ -182,7 +187,7 @@ def test_cancelled_request_ends_as_cancelled(embedded, words):
     words.pause_s = 0.05
     request = ask("say it")
     chunks = []
-    for chunk in CloudEngine(embedded.channel()).stream(request):
+    for chunk in CloudEngine(embedded.channel(), BOUNDARY).stream(request):
         chunks.append(chunk)
         request.cancellation.cancel()
     assert chunks[-1].finish_reason == "cancelled"
@@ -191,17 +196,55 @@ def test_cancelled_request_ends_as_cancelled(embedded, words):
 
 @pytest.mark.parametrize("answer_id", ["", "short", "with spaces in the middle", "x" * 65])
 def test_id_that_could_be_guessed_is_refused(embedded, words, answer_id):
-    from connectrpc.errors import ConnectError
-
     with pytest.raises(ConnectError, match="the id of a request"):
         list(generate(embedded.channel(), ask("say it"), answer_id, 0))
 
 
-def test_raw_prompt_is_not_sent(embedded, words):
-    from autoglm.types import Request
+class Echo:
+    """Says the prompt again, a few characters a token; remembers what reached it."""
 
+    def __init__(self):
+        self.requests = []
+
+    def stream(self, request):
+        self.requests.append(request)
+        text = request.messages[-1].content
+        for n in range(0, len(text), 3):
+            yield Chunk(text[n : n + 3], (n,))
+        yield Chunk("", finish_reason="stop", usage=Usage(1, len(text)))
+
+
+def test_personal_data_stays_here_and_is_put_back_into_the_answer(postgres, secret_file):
+    engine = Echo()
+    running = Embedded(postgres, secret_file, engine, drain_s=1.0)
+    prompt = "请打电话给13800138000，邮箱 zhang.san@example.com，谢谢"
+    request = Request(
+        messages=(Message("user", "我的邮箱是 li.si@example.com"), Message("user", prompt)),
+        text="电话：13900139000",
+        stop=("STOP",),
+        max_tokens=64,
+    )
+    try:
+        chunks = list(CloudEngine(running.channel(), BOUNDARY).stream(request))
+    finally:
+        running.stop()
+    assert text_of(chunks) == prompt
+    arrived = repr(engine.requests[0])
+    for secret in ("13800138000", "13900139000", "zhang.san", "li.si"):
+        assert secret not in arrived
+    assert (engine.requests[0].stop, engine.requests[0].max_tokens) == (("STOP",), 64)
+
+
+def test_setting_that_the_policy_does_not_send_is_refused_before_anything_is_sent(embedded, words):
+    request = ask("say it", sampling=SamplingParams(temperature=1.0, top_k=5))
+    with pytest.raises(InvalidRequestError, match="does not send top_k"):
+        list(CloudEngine(embedded.channel(), BOUNDARY).stream(request))
+    assert words.started == 0
+
+
+def test_raw_prompt_is_not_sent(embedded, words):
     with pytest.raises(InvalidRequestError, match="the cloud answers messages"):
-        list(CloudEngine(embedded.channel()).stream(Request(prompt="once")))
+        list(CloudEngine(embedded.channel(), BOUNDARY).stream(Request(prompt="once")))
     assert words.started == 0
 
 
@@ -214,7 +257,7 @@ def test_200_streams_at_once_have_no_error_and_little_added_latency(embedded, wo
         barrier.wait()
         gaps = []
         last = time.perf_counter()
-        for chunk in CloudEngine(channel, timeout_s=60).stream(ask(f"say it {number}")):
+        for chunk in CloudEngine(channel, BOUNDARY, timeout_s=60).stream(ask(f"say it {number}")):
             now = time.perf_counter()
             gaps.append((now - last) * 1e3 - (words.pause_s * 1e3 if chunk.text else 0))
             last = now
@@ -233,7 +276,7 @@ def test_too_many_requests_are_refused_at_once(postgres, secret_file):
     running = Embedded(postgres, secret_file, engine, slots=1, queue=1, drain_s=1.0)
     try:
         channel = running.channel()
-        streams = [CloudEngine(channel).stream(ask(f"say {n}")) for n in range(2)]
+        streams = [CloudEngine(channel, BOUNDARY).stream(ask(f"say {n}")) for n in range(2)]
         next(streams[0])
         second = threading.Thread(target=lambda: next(streams[1]))
         second.start()
@@ -241,7 +284,7 @@ def test_too_many_requests_are_refused_at_once(postgres, secret_file):
         budget = RetryBudget(saved=0)
         start = time.monotonic()
         with pytest.raises(UnreachableError, match="try again later"):
-            list(CloudEngine(channel, budget=budget).stream(ask("say 3")))
+            list(CloudEngine(channel, BOUNDARY, budget=budget).stream(ask("say 3")))
         assert time.monotonic() - start < 1
         streams[0].close()
         second.join(30)
@@ -295,7 +338,7 @@ def test_black_holed_cloud_is_answered_on_the_device_and_comes_back(embedded, wo
     endpoint = Endpoint(address=f"http://127.0.0.1:{hole.port}", token=token, read_s=2.0)
     breaker = Breaker(open_s=1.0)
     engine = FailoverEngine(
-        CloudEngine(Channel(endpoint)),
+        CloudEngine(Channel(endpoint), BOUNDARY),
         fake_engine(fake_model(lambda *_: "local")),
         breaker,
         cloud_model="words",

@@ -5,7 +5,7 @@ from tests.fakes import ask, fake_engine, fake_model, text_of
 
 from autoglm.engine.breaker import Breaker, RetryBudget
 from autoglm.engine.failover import FailoverEngine
-from autoglm.errors import CloudError, InvalidRequestError
+from autoglm.errors import CloudError, InvalidRequestError, PrivacyError
 from autoglm.types import Chunk, Usage
 
 ANSWER = "one two three four"
@@ -95,6 +95,15 @@ def test_request_the_wire_does_not_carry_stays_here_and_opens_nothing():
     cloud = Cloud(0, InvalidRequestError("only messages"))
     chunks = list(engine(cloud, breaker).stream(ask("?")))
     assert result_of(chunks).route.engine == "local"
+    assert not breaker.is_open
+
+
+def test_request_that_may_not_leave_stays_here_and_the_route_says_so():
+    breaker = Breaker()
+    cloud = Cloud(0, PrivacyError("a text holds data of class plate"))
+    result = result_of(list(engine(cloud, breaker).stream(ask("?"))))
+    assert result.route.engine == "local"
+    assert "class plate" in result.route.reason
     assert not breaker.is_open
 
 

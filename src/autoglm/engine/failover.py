@@ -13,7 +13,12 @@ from typing import Literal
 
 from autoglm.engine.base import Engine, WindowedEngine
 from autoglm.engine.breaker import Breaker
-from autoglm.errors import CloudError, ContextOverflowError, InvalidRequestError
+from autoglm.errors import (
+    CloudError,
+    ContextOverflowError,
+    InvalidRequestError,
+    PrivacyError,
+)
 from autoglm.types import Chunk, Request, Result, Route, Timings, Usage
 
 Place = Literal["local", "cloud"]
@@ -71,11 +76,11 @@ class FailoverEngine:
             return
         try:
             yield from self._in_cloud(request, story)
-        except InvalidRequestError:
+        except (InvalidRequestError, PrivacyError) as err:
             if story.num_tokens:
                 raise
-            # Not a failure of the cloud: the wire carries less than the local engine takes.
-            story.reason = "the cloud does not take such a request"
+            # Not a failure of the cloud: policy and wire carry less than the local engine takes.
+            story.reason = f"not sent to the cloud: {err}"
             yield from self._on_device(request, story)
         except CloudError as err:
             self._breaker.failed()
