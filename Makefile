@@ -198,8 +198,9 @@ docs: build ## regenerate the command reference and the table of the privacy pol
 cloud: build $(VENV)/.requirements-cloud ## the cloud service with its own PostgreSQL, until interrupted
 	$(BIN)/python tools/cloud_dev.py $(ARGS)
 
-bench-sync: build $(VENV)/.requirements-test ## bytes of messages, and rounds over a slow, lossy link (root)
+bench-sync: build $(VENV)/.requirements-test ## bytes of messages, many streams, rounds over a lossy link (root)
 	$(BIN)/python benchmarks/sync_wire.py
+	PYTHONPATH=tools $(BIN)/python benchmarks/cloud_streams.py
 	PYTHONPATH=tools $(BIN)/python benchmarks/sync_rounds.py $(ARGS)
 
 sim: build $(VENV)/.requirements-test ## simulate synchronisation under faults: SEEDS=N, of 10^5
