@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -53,9 +54,18 @@ def free_port() -> int:
 class Service:
     """One process of the service, and how to reach it."""
 
-    def __init__(self, postgres: Postgres, secret_file: Path, *options: str, **settings: str):
+    def __init__(
+        self,
+        postgres: Postgres,
+        secret_file: Path,
+        *options: str,
+        context: ssl.SSLContext | None = None,
+        **settings: str,
+    ) -> None:
         self.port = free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.context = context
+        scheme = "http" if context is None else "https"
+        self.address = f"{scheme}://localhost:{self.port}"
         self.secret = secret_file.read_bytes()
         environ = {**os.environ, **{f"AUTOGLM_CLOUD_{k}": v for k, v in settings.items()}}
         self.log = secret_file.parent / f"log-{self.port}"
@@ -74,7 +84,8 @@ class Service:
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of a request without a token."""
         try:
-            with urllib.request.urlopen(self.address + path, timeout=10) as reply:
+            url = self.address + path
+            with urllib.request.urlopen(url, timeout=10, context=self.context) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as err:
             with err:

@@ -357,3 +357,21 @@ def test_black_holed_cloud_is_answered_on_the_device_and_comes_back(embedded, wo
         assert time.monotonic() - healed < 30
         time.sleep(0.05)
     hole.close()
+
+
+def test_request_that_is_late_before_its_turn_never_starts(postgres, secret_file):
+    engine = Words()
+    engine.pause_s = 0.3
+    running = Embedded(postgres, secret_file, engine, slots=1, queue=5, drain_s=1.0)
+    try:
+        channel = running.channel()
+        first = CloudEngine(channel, BOUNDARY).stream(ask("say 1"))
+        next(first)
+        with pytest.raises(CloudError):
+            list(CloudEngine(channel, BOUNDARY, timeout_s=0.5).stream(ask("say 2")))
+        rest = list(first)
+        assert rest[-1].finish_reason == "stop"
+        assert text_of(list(CloudEngine(channel, BOUNDARY).stream(ask("say 3")))) == TEXT
+        assert engine.started == 2
+    finally:
+        running.stop()

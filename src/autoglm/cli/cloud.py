@@ -25,6 +25,7 @@ ACTIONS = {
     "token": "print a token for a tenant",
 }
 DEFAULT_DAYS = 30.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,5 +110,7 @@ def _serve(settings: CloudSettings, args: argparse.Namespace) -> int:
         runtime = Runtime(load_settings(flags))
         runtime.load()
         model = Path(args.model).resolve().name if args.model else ModelSize.LITE.value
+    if settings.host not in LOOPBACK and not settings.certificate:
+        note("without --certificate tokens and answers can be read on the way")
     serve(settings, runtime, model, lambda address: note(f"serving on {address}"))
     return 0
