@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ async def post(port: int, body: dict[str, Any], *, leave_after: float | None = N
             await asyncio.sleep(leave_after)
             return answer
         answer.status = int((await reader.readline()).split()[1])
+        if answer.status != HTTPStatus.OK:
+            return answer
         async for line in reader:
             if not line.startswith(b"data: "):
                 continue
@@ -171,8 +174,8 @@ async def overload(port: int, args: argparse.Namespace) -> dict[str, float]:
     async def client() -> None:
         while time.perf_counter() < deadline:
             answer = await post(port, body(rng, 20, 16))
-            (served if answer.status == 200 else refused).append(answer)
-            await asyncio.sleep(0.2 if answer.status != 200 else 0)
+            (served if answer.status == HTTPStatus.OK else refused).append(answer)
+            await asyncio.sleep(0.2 if answer.status != HTTPStatus.OK else 0)
 
     await asyncio.gather(*(client() for _ in range(10 * args.slots)))
     return {
