@@ -71,6 +71,7 @@ CpuFeatures probe() {
   features.avx512_vnni = features.avx2_fma && saves_zmm && bit(leaf7.ebx, 16) &&
                          bit(leaf7.ebx, 17) && bit(leaf7.ebx, 30) && bit(leaf7.ebx, 31) &&
                          bit(leaf7.ecx, 11);
+  features.avx512_vbmi2 = features.avx512_vnni && bit(leaf7.ecx, 6);
   const bool has_amx = bit(leaf7.edx, 22) && bit(leaf7.edx, 24) && bit(leaf7.edx, 25);
   features.amx_int8_bf16 =
       features.avx512_vnni && saves_tiles && has_amx && request_amx_permission();

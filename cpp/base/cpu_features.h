@@ -13,6 +13,7 @@ enum class Isa { kScalar, kAvx2, kAvx512, kAmx, kNeon, kDotprod, kI8mm };
 struct CpuFeatures {
   bool avx2_fma = false;       // AVX2, FMA and F16C, saved by the operating system
   bool avx512_vnni = false;    // AVX-512 F, BW, VL, DQ and VNNI
+  bool avx512_vbmi2 = false;   // and AVX-512 VBMI2
   bool amx_int8_bf16 = false;  // AMX tiles, int8 and bf16, permitted by the kernel
   bool neon = false;           // Advanced SIMD of ARMv8
   bool dotprod = false;        // sdot and udot

@@ -27,7 +27,7 @@ constexpr int kFewestTileRows = 6;
 
 PackedRows amx_rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
   PackedRows out = rows_format(type, rows, padded_cols, is_precise);
-  if (type == WeightType::kF32) return out;
+  if (type == WeightType::kF32 || type == WeightType::kS8) return out;
   if (type == WeightType::kBF16 && is_precise) out.planes = 2;
   if (type == WeightType::kBF16 || rows * out.planes >= kFewestTileRows) {
     out.format = RowsFormat::kTile;

@@ -10,6 +10,7 @@
 namespace autoglm {
 namespace {
 
+constexpr bool kHasAvx512 = false;
 constexpr int kMostBlocks = 2;
 constexpr int kMostRows = 2;
 

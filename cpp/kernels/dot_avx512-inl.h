@@ -10,6 +10,7 @@
 namespace autoglm {
 namespace {
 
+constexpr bool kHasAvx512 = true;
 constexpr int kMostBlocks = 4;
 constexpr int kMostRows = 6;
 

@@ -11,6 +11,7 @@
 namespace autoglm {
 namespace {
 
+constexpr bool kHasAvx512 = false;
 constexpr int kMostBlocks = 2;
 
 template <int kRows>

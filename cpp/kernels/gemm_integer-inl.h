@@ -3,12 +3,13 @@
 //   kBlocks
 //     row blocks straight from the packed matrix; sums is [kRows][kBlocks][16];
 //   dot_panel<kRows, kBlocks>(panel, x, first_row, sums): the same from blocks unpacked to the I8
-//   layout; unpack_block(w, block, panel): one int4 block to the I8 layout; kMostBlocks, kMostRows:
-//   blocking for many rows.
+//   layout; kHasAvx512; unpack_block(w, block, panel): one int4 block to the I8 layout;
+//   kMostBlocks, kMostRows: blocking for many rows.
 // All integer arithmetic is exact, so every path and every blocking gives the same outputs.
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/sparse.h"
 
 namespace autoglm {
 namespace {
@@ -73,7 +74,14 @@ void panel_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& 
   if (w.type == WeightType::kI8) {
     panel = reinterpret_cast<const int8_t*>(w.weight) + block * block_bytes;
   } else {
-    for (int b = 0; b < kBlocks; ++b) unpack_block(w, block + b, scratch + b * block_bytes);
+    for (int b = 0; b < kBlocks; ++b) {
+      int8_t* to = scratch + b * block_bytes;
+      if (w.type == WeightType::kS8) {
+        sparse::methods(kHasAvx512).expand(w, block + b, to);
+      } else {
+        unpack_block(w, block + b, to);
+      }
+    }
     panel = scratch;
   }
   const int num_rows = x.rows * x.planes;
@@ -98,6 +106,42 @@ void integer_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput
   }
 }
 
+template <int kRows, int kBlocks>
+void sparse_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
+                 int first_row) {
+  alignas(64) int32_t sums[kRows][kBlocks][16];
+  for (int b = 0; b < kBlocks; ++b) {
+    sparse::methods(kHasAvx512).dot(w, x, block + b, first_row, kRows, sums[0][b], kBlocks * 16);
+  }
+  write_integer_outputs<kRows, kBlocks>(w, x, y, block, first_row, sums);
+}
+
+// Few rows meet the codes as they are stored where that is fast; else blocks are expanded.
+template <int kBlocks>
+void sparse_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
+                   std::byte* scratch) {
+  constexpr int kFewRows = 8;
+  const int num_rows = x.rows * x.planes;
+  if (num_rows > kFewRows || sparse::methods(kHasAvx512).dot == nullptr) {
+    panel_blocks<kBlocks>(w, x, y, block, reinterpret_cast<int8_t*>(scratch));
+    return;
+  }
+  int row = 0;
+  for (; row + 4 <= num_rows; row += 4) sparse_tile<4, kBlocks>(w, x, y, block, row);
+  if (row + 2 <= num_rows) {
+    sparse_tile<2, kBlocks>(w, x, y, block, row);
+    row += 2;
+  }
+  if (row < num_rows) sparse_tile<1, kBlocks>(w, x, y, block, row);
+}
+
+void gemm_sparse(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
+                 int block_end, std::byte* scratch) {
+  int block = block_begin;
+  for (; block + 2 <= block_end; block += 2) sparse_blocks<2>(w, x, y, block, scratch);
+  if (block < block_end) sparse_blocks<1>(w, x, y, block, scratch);
+}
+
 void gemm_integer(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
                   int block_end, std::byte* scratch) {
   int block = block_begin;
@@ -109,7 +153,7 @@ void gemm_integer(const PackedMatrix& w, const PackedRows& x, const GemmOutput& 
 }
 
 PackedRows rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
-  const bool is_integer = type == WeightType::kI8 || type == WeightType::kI4;
+  const bool is_integer = type != WeightType::kF32 && type != WeightType::kBF16;
   PackedRows out;
   out.format = is_integer ? RowsFormat::kI8 : RowsFormat::kF32;
   out.rows = rows;
@@ -130,6 +174,8 @@ void gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int b
           int block_end, std::byte* scratch) {
   if (w.type == WeightType::kF32 || w.type == WeightType::kBF16) {
     gemm_float<kMostBlocks>(w, x, y, block_begin, block_end);
+  } else if (w.type == WeightType::kS8) {
+    gemm_sparse(w, x, y, block_begin, block_end, scratch);
   } else {
     gemm_integer(w, x, y, block_begin, block_end, scratch);
   }

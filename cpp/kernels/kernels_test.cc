@@ -34,7 +34,16 @@ std::vector<float> random_floats(size_t count, uint32_t seed, float scale = 1.0f
   return values;
 }
 
-Packed pack(WeightType type, int rows, int cols, const std::vector<float>& source) {
+// Four of five values become zero, as a sparse type needs.
+std::vector<float> thinned(std::vector<float> values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (i % 5 != i / 5 % 5) values[i] = 0.0f;
+  }
+  return values;
+}
+
+Packed pack(WeightType type, int rows, int cols, std::vector<float> source) {
+  if (type == WeightType::kS8) source = thinned(std::move(source));
   Packed packed;
   std::vector<std::byte*> to;
   std::vector<const std::byte*> from;
@@ -136,11 +145,14 @@ double max_relative_error(const std::vector<float>& y, int stride, const std::ve
   return worst / largest;
 }
 
+bool is_integer(WeightType type) {
+  return type == WeightType::kI8 || type == WeightType::kI4 || type == WeightType::kS8;
+}
+
 // float32 sums of K products stay within K*2^-24 of FP64 and in practice near sqrt(K) of that;
 // 16-bit activations add 2^-15 of the largest activation, 8-bit ones 2^-8; bf16 planes 2^-17.
 double tolerance(WeightType type, bool is_precise, Isa isa) {
-  const bool is_integer = type == WeightType::kI8 || type == WeightType::kI4;
-  if (is_integer) return is_precise ? 1e-4 : 2e-2;
+  if (is_integer(type)) return is_precise ? 1e-4 : 2e-2;
   if (type == WeightType::kBF16 && isa == Isa::kAmx) return is_precise ? 3e-5 : 1e-2;
   return 5e-6;
 }
@@ -160,7 +172,7 @@ void test_gemm(size_t step) {
     if (shape.num_tokens > 2) std::fill_n(x.begin() + shape.cols, shape.cols, 0.0f);
     const auto bias = random_floats(round_up(shape.rows, 32), ++seed);
     for (const WeightType type :
-         {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+         {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kS8}) {
       const Packed w = pack(type, shape.rows, shape.cols, source);
       for (const Epilogue epilogue : {Epilogue::kStore, Epilogue::kAdd, Epilogue::kSwiGlu}) {
         if (epilogue == Epilogue::kSwiGlu && shape.rows % 32 != 0) continue;
@@ -186,8 +198,7 @@ void test_gemm(size_t step) {
                              std::to_string(is_precise) + ": error " + std::to_string(error));
             CHECK(y == whole);  // the range does not matter
             if (isa == Isa::kScalar) scalar = y;
-            const bool is_integer = type == WeightType::kI8 || type == WeightType::kI4;
-            if (is_integer && epilogue != Epilogue::kSwiGlu) CHECK(y == scalar);
+            if (is_integer(type) && epilogue != Epilogue::kSwiGlu) CHECK(y == scalar);
           }
         }
       }
@@ -201,7 +212,7 @@ void test_rows_are_independent() {
   const auto source = random_floats(static_cast<size_t>(rows) * cols, 77, 0.05f);
   const auto x = random_floats(static_cast<size_t>(num_tokens) * cols, 78);
   for (const WeightType type :
-       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kS8}) {
     const Packed w = pack(type, rows, cols, source);
     for (const Isa isa : test::tested_isas()) {
       const Kernels& kernels = kernels_for(isa);
@@ -227,7 +238,7 @@ void test_extreme_codes() {
   std::vector<float> x(2 * cols, -3.0f);
   for (size_t i = 0; i < source.size(); i += 2) source[i] = -1.0f;
   for (size_t i = 0; i < x.size(); i += 2) x[i] = 3.0f;
-  for (const WeightType type : {WeightType::kI8, WeightType::kI4}) {
+  for (const WeightType type : {WeightType::kI8, WeightType::kI4, WeightType::kS8}) {
     const Packed w = pack(type, rows, cols, source);
     const auto want = reference_gemm(w, x, 2, nullptr, Epilogue::kStore);
     for (const Isa isa : test::tested_isas()) {

@@ -9,11 +9,12 @@
 #include "base/finite.h"
 #include "kernels/float16.h"
 #include "kernels/quantize.h"
+#include "kernels/sparse.h"
 
 namespace autoglm {
 namespace {
 
-constexpr std::string_view kWeightTypeNames[] = {"fp32", "bf16", "int8", "int4"};
+constexpr std::string_view kWeightTypeNames[] = {"fp32", "bf16", "int8", "int4", "sparse8"};
 
 PartSpec part(std::string suffix, std::string dtype, std::vector<int64_t> shape,
               size_t item_bytes) {
@@ -51,6 +52,8 @@ void place_i4(const uint8_t* nibbles, int lane, int padded_cols, std::byte* bloc
   }
 }
 
+constexpr int kNotFinite = -1;
+
 // Packs the 16 rows of one block; rows past the end of the matrix are zero.
 class BlockPacker {
  public:
@@ -60,26 +63,38 @@ class BlockPacker {
         padded_cols_(padded_cols),
         row_(padded_cols),
         codes_(padded_cols),
+        dense_(type == WeightType::kS8 ? kRowBlock * padded_cols : 0),
         group_scale_(padded_cols / kGroupSize + 1) {}
 
-  // Returns false when a source value is not finite.
-  bool pack(SourceType source, const std::byte* data, int rows, int cols, int64_t block,
-            const std::vector<std::byte*>& parts) {
-    std::byte* out = parts[0] + static_cast<size_t>(block) * row_block_bytes(type_, padded_cols_);
+  // Returns 0, or kNotFinite for a source value that is not, or how many codes are not zero when
+  // those are too many for a sparse type.
+  int pack(SourceType source, const std::byte* data, int rows, int cols, int64_t block,
+           const std::vector<std::byte*>& parts) {
+    std::byte* out = reinterpret_cast<std::byte*>(dense_.data());
+    if (type_ != WeightType::kS8) {
+      out = parts[0] + static_cast<size_t>(block) * row_block_bytes(type_, padded_cols_);
+    }
     for (int lane = 0; lane < kRowBlock; ++lane) {
       const int64_t row = block * kRowBlock + lane;
       std::fill(row_.begin(), row_.end(), 0.0f);
       if (row < rows) {
         load_row(source, data, row, cols, row_.data());
         transform_row(transform_, row_.data(), cols);
-        if (!is_all_finite(row_.data(), cols)) return false;
+        if (!is_all_finite(row_.data(), cols)) return kNotFinite;
       }
       place(lane, out, row, block, parts);
     }
-    return true;
+    return type_ == WeightType::kS8 ? pack_sparse(block, parts) : 0;
   }
 
  private:
+  int pack_sparse(int64_t block, const std::vector<std::byte*>& parts) {
+    auto* masks = reinterpret_cast<uint64_t*>(parts[0]) + block * (padded_cols_ / 4);
+    auto* codes = reinterpret_cast<int8_t*>(parts[1]) + block * sparse_capacity(padded_cols_);
+    const int num_kept = sparse::compress_block(dense_.data(), padded_cols_, masks, codes);
+    return num_kept > sparse_most_codes(padded_cols_) ? num_kept : 0;
+  }
+
   void place(int lane, std::byte* out, int64_t row, int64_t block,
              const std::vector<std::byte*>& parts) {
     auto* codes = reinterpret_cast<int8_t*>(codes_.data());
@@ -90,9 +105,10 @@ class BlockPacker {
       case WeightType::kBF16:
         place_bf16(row_.data(), lane, padded_cols_, out);
         return;
-      case WeightType::kI8: {
+      case WeightType::kI8:
+      case WeightType::kS8: {
         const float scale = quantize_row_int8(row_.data(), padded_cols_, codes);
-        reinterpret_cast<float*>(parts[1])[row] = scale;
+        reinterpret_cast<float*>(parts.back())[row] = scale;
         place_i8(codes, lane, padded_cols_, out);
         return;
       }
@@ -115,6 +131,7 @@ class BlockPacker {
   int padded_cols_;
   std::vector<float> row_;
   std::vector<uint8_t> codes_;
+  std::vector<int8_t> dense_;  // of a sparse block
   std::vector<uint8_t> group_scale_;
 };
 
@@ -124,8 +141,8 @@ WeightType parse_weight_type(std::string_view name) {
   for (size_t i = 0; i < std::size(kWeightTypeNames); ++i) {
     if (kWeightTypeNames[i] == name) return static_cast<WeightType>(i);
   }
-  throw Error(kArgumentError,
-              "unknown weight type '" + std::string(name) + "'; use fp32, bf16, int8 or int4");
+  throw Error(kArgumentError, "unknown weight type '" + std::string(name) +
+                                  "'; use fp32, bf16, int8, int4 or sparse8");
 }
 
 std::string_view weight_type_name(WeightType type) {
@@ -173,6 +190,15 @@ std::vector<PartSpec> packed_parts(WeightType type, int64_t rows, int64_t cols) 
     case WeightType::kI8:
       return {part("weight", "I8", {blocks, padded_cols / 4, kRowBlock, 4}, 1),
               part("scale", "F32", {padded_rows}, 4)};
+    case WeightType::kS8: {
+      if (cols > sparse::kMostCols) {
+        throw Error(kConfigError, "sparse8 takes at most " + std::to_string(sparse::kMostCols) +
+                                      " columns, not " + std::to_string(cols));
+      }
+      const int64_t capacity = sparse_capacity(static_cast<int>(padded_cols));
+      return {part("weight", "U64", {blocks, padded_cols / 4}, 8),
+              part("codes", "I8", {blocks, capacity}, 1), part("scale", "F32", {padded_rows}, 4)};
+    }
     default:
       return {part("weight", "U8", {blocks, padded_cols / 128, kRowBlock, 64}, 1),
               part("group_scale", "U8", {blocks, padded_cols / kGroupSize, kRowBlock}, 1),
@@ -190,6 +216,11 @@ PackedMatrix packed_view(WeightType type, int rows, int cols,
   view.padded_cols = round_up(cols, k_align(type));
   view.weight = parts[0];
   if (type == WeightType::kI8) view.scale = reinterpret_cast<const float*>(parts[1]);
+  if (type == WeightType::kS8) {
+    view.mask = reinterpret_cast<const uint64_t*>(parts[0]);
+    view.weight = parts[1];
+    view.scale = reinterpret_cast<const float*>(parts[2]);
+  }
   if (type == WeightType::kI4) {
     view.group_scale = reinterpret_cast<const uint8_t*>(parts[1]);
     view.scale = reinterpret_cast<const float*>(parts[2]);
@@ -201,14 +232,20 @@ void pack_rows(WeightType type, SourceType source, const std::byte* data, int ro
                const std::vector<std::byte*>& parts, ThreadPool& pool,
                const RowTransform& transform) {
   const int padded_cols = round_up(cols, k_align(type));
-  std::atomic<bool> is_finite{true};
+  std::atomic<int> fault{0};
   pool.parallel_for(round_up(rows, kRowBlock) / kRowBlock, 4, [&](int64_t begin, int64_t end, int) {
     BlockPacker packer(type, transform, padded_cols);
-    for (int64_t block = begin; block < end && is_finite; ++block) {
-      if (!packer.pack(source, data, rows, cols, block, parts)) is_finite = false;
+    for (int64_t block = begin; block < end && fault == 0; ++block) {
+      if (const int found = packer.pack(source, data, rows, cols, block, parts)) fault = found;
     }
   });
-  if (!is_finite) throw Error(kModelFileError, "a weight is NaN or infinite");
+  if (fault == kNotFinite) throw Error(kModelFileError, "a weight is NaN or infinite");
+  if (fault != 0) {
+    throw Error(kModelFileError, "16 rows hold " + std::to_string(fault) +
+                                     " weights that are not zero, sparse8 takes " +
+                                     std::to_string(sparse_most_codes(padded_cols)) +
+                                     "; prune 80 % of each row first");
+  }
 }
 
 }  // namespace autoglm

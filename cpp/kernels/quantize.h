@@ -13,7 +13,7 @@ float quantize_row_int8(const float* row, int n, int8_t* codes);
 // squared error of each column counts (empty: all the same).
 struct Int4Options {
   int bits = 4;
-  std::span<const float> importance;
+  std::span<const float> importance = {};
 };
 
 // Two-level int4 (QServe, arXiv 2405.04532): w ~ scale * group_scale[g] * (nibble - 8) with integer

@@ -7,6 +7,7 @@
 
 #include "kernels/float16.h"
 #include "kernels/kernels.h"
+#include "kernels/sparse.h"
 
 namespace autoglm {
 namespace {
@@ -24,7 +25,7 @@ float max_abs(const float* x, int n) {
 }
 
 PackedRows rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
-  const bool is_integer = type == WeightType::kI8 || type == WeightType::kI4;
+  const bool is_integer = type != WeightType::kF32 && type != WeightType::kBF16;
   PackedRows out;
   out.format = is_integer ? RowsFormat::kI8 : RowsFormat::kF32;
   out.rows = rows;
@@ -94,6 +95,15 @@ void dot_i8(const int8_t* w, const int8_t* a, int padded_cols, int32_t* sums) {
   }
 }
 
+void dot_s8(const PackedMatrix& w, int block, const int8_t* a, int32_t* sums) {
+  sparse::Units units(w, block);
+  for (int k = 0; k < w.padded_cols; k += 4) {
+    int8_t codes[4 * kRowBlock];
+    units.next(codes);
+    for (int i = 0; i < 4 * kRowBlock; ++i) sums[i / 4] += codes[i] * a[k + i % 4];
+  }
+}
+
 void dot_i4(const uint8_t* w, const uint8_t* group_scale, const int8_t* a, int padded_cols,
             int32_t* sums) {
   for (int base = 0; base < padded_cols; base += 2 * kGroupSize) {
@@ -122,7 +132,9 @@ void dot_block_integer(const PackedMatrix& w, const PackedRows& x, int block, in
     for (int p = 0; p < x.planes; ++p) {
       const size_t row = static_cast<size_t>(first + m) * x.planes + p;
       const int8_t* a = static_cast<const int8_t*>(x.data) + row * x.padded_cols;
-      if (w.type == WeightType::kI8) {
+      if (w.type == WeightType::kS8) {
+        dot_s8(w, block, a, planes[p]);
+      } else if (w.type == WeightType::kI8) {
         dot_i8(reinterpret_cast<const int8_t*>(weight), a, w.padded_cols, planes[p]);
       } else {
         const int num_groups = w.padded_cols / kGroupSize;
@@ -331,6 +343,17 @@ float unpack_element(const PackedMatrix& w, const std::byte* block, int row, int
   }
 }
 
+void unpack_sparse_row(const PackedMatrix& w, int row, float* out) {
+  sparse::Units units(w, row / kRowBlock);
+  for (int k = 0; k < w.cols; k += 4) {
+    int8_t codes[4 * kRowBlock];
+    units.next(codes);
+    for (int j = 0; j < std::min(4, w.cols - k); ++j) {
+      out[k + j] = w.scale[row] * static_cast<float>(codes[4 * (row % kRowBlock) + j]);
+    }
+  }
+}
+
 void store_kv(const KvLayer& kv, int position, const float* k, const float* v) {
   const size_t page = kv.page_table[position / kPageTokens] * kv.page_stride;
   const int token = position % kPageTokens;
@@ -371,6 +394,10 @@ void rope(float* head, const float* cos, const float* sin, int rotary_dim, bool 
 }
 
 void unpack_row(const PackedMatrix& w, int row, float* out) {
+  if (w.type == WeightType::kS8) {
+    unpack_sparse_row(w, row, out);
+    return;
+  }
   const std::byte* block = w.weight + row / kRowBlock * row_block_bytes(w.type, w.padded_cols);
   for (int k = 0; k < w.cols; ++k) out[k] = unpack_element(w, block, row, k);
 }

@@ -16,11 +16,16 @@ uint64_t kv_token_bytes(const KvLayer& kv) {
 }
 
 uint64_t weight_bytes(const PackedMatrix& weight) {
-  uint64_t bytes = row_block_bytes(weight.type, weight.padded_cols) *
-                   static_cast<uint64_t>(weight.padded_rows / kRowBlock);
+  const bool is_sparse = weight.type == WeightType::kS8;
+  uint64_t bytes = is_sparse ? sparse_capacity(weight.padded_cols)
+                             : row_block_bytes(weight.type, weight.padded_cols);
+  bytes *= static_cast<uint64_t>(weight.padded_rows / kRowBlock);
   if (weight.scale != nullptr) bytes += kFloat * weight.padded_rows;
   if (weight.group_scale != nullptr) {
     bytes += static_cast<uint64_t>(weight.padded_rows) * (weight.padded_cols / kGroupSize);
+  }
+  if (weight.mask != nullptr) {
+    bytes += static_cast<uint64_t>(weight.padded_rows) * weight.padded_cols / 8;
   }
   return bytes;
 }

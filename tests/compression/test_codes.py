@@ -13,6 +13,8 @@ from autoglm.compression.codes import (
     unpack,
     values_of,
 )
+from autoglm.compression.pruning import Pruning, kept_weights
+from autoglm.errors import ModelFileError
 
 SHAPES = [(16, 128), (37, 200), (1, 1), (70, 64)]
 
@@ -27,14 +29,14 @@ def matrix(rows: int, cols: int) -> np.ndarray:
 def test_int8_codes_are_those_of_the_core(rows, cols):
     weights = matrix(rows, cols)
     grid = int8_grid(weights)
-    assert pack_codes(round_to_nearest(weights, grid), grid) == pack_floats(weights, "int8")
+    assert pack_codes(round_to_nearest(weights, grid), grid, "int8") == pack_floats(weights, "int8")
 
 
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
 def test_int4_codes_are_those_of_the_core(rows, cols):
     weights = matrix(rows, cols)
     grid = int4_grid(weights)
-    assert pack_codes(round_to_nearest(weights, grid), grid) == pack_floats(weights, "int4")
+    assert pack_codes(round_to_nearest(weights, grid), grid, "int4") == pack_floats(weights, "int4")
 
 
 @pytest.mark.parametrize("kind", ["int8", "tensor", "int4", "int3"])
@@ -83,8 +85,45 @@ def test_packed_codes_stand_for_their_values(target):
     weights = matrix(37, 200)
     grid = int8_grid(weights) if target == "int8" else int4_grid(weights, bits=3)
     codes = round_to_nearest(weights, grid)
-    stored = unpack(pack_codes(codes, grid), target, 37, 200)
+    stored = unpack(pack_codes(codes, grid, target), target, 37, 200)
     assert np.allclose(stored, values_of(codes, grid), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(16, 128), (37, 200), (1, 5)])
+def test_sparse_codes_are_those_of_the_core(rows, cols):
+    weights = pruned(matrix(rows, cols))
+    grid = int8_grid(weights)
+    parts = pack_codes(round_to_nearest(weights, grid), grid, "sparse8")
+    assert parts == pack_floats(weights, "sparse8")
+    dense = unpack(pack_floats(weights, "int8"), "int8", rows, cols)
+    assert np.array_equal(unpack(parts, "sparse8", rows, cols), dense)
+
+
+def test_too_many_codes_for_sparse8_are_refused():
+    weights = matrix(16, 64)
+    grid = int8_grid(weights)
+    with pytest.raises(ModelFileError, match="sparse8 takes 256; prune 80 % of each row first"):
+        pack_codes(round_to_nearest(weights, grid), grid, "sparse8")
+    with pytest.raises(_core.CoreError, match="prune 80 % of each row first"):
+        pack_floats(weights, "sparse8")
+
+
+@pytest.mark.parametrize("isa", ["scalar", "", "avx2"])
+@pytest.mark.parametrize("num_tokens", [1, 3, 20])
+def test_products_with_sparse_codes_are_those_of_dense_ones(isa, num_tokens):
+    if isa and isa not in _core.cpu_info()["supported"]:
+        isa = "scalar"
+    weights = pruned(matrix(48, 300))
+    x = np.random.default_rng(2).standard_normal((num_tokens, 300)).astype(np.float32)
+    dense = _core.gemm("int8", pack_floats(weights, "int8"), 48, x, isa=isa)
+    assert np.array_equal(
+        _core.gemm("sparse8", pack_floats(weights, "sparse8"), 48, x, isa=isa), dense
+    )
+
+
+def pruned(weights: np.ndarray) -> np.ndarray:
+    pruning = Pruning(method="magnitude", pattern="unstructured", sparsity=0.8)
+    return weights * kept_weights(np.abs(weights), pruning)
 
 
 def test_zeros_stay_zeros():

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoglm import _core
+from autoglm.errors import ModelFileError
 from autoglm.modelfile.arch import WeightFormat
 from autoglm.modelfile.layout import ROW_BLOCK
 from autoglm.modelfile.packing import GROUP_SIZE
@@ -25,6 +26,7 @@ Item = TypeVar("Item", bound=np.generic)
 _INT8_ALIGN = 64
 _INT4_ALIGN = 2 * GROUP_SIZE
 _INT4_ZERO = 8
+_REGISTER_BYTES = 64  # read past the codes of sparse8
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,11 @@ def values_of(codes: Codes, grid: Grid) -> Floats:
     return codes * grid.steps(codes.shape[1])
 
 
-def pack_codes(codes: Codes, grid: Grid) -> list[bytes]:
-    """The parts of the packed matrix, in the order of `_core.packed_shapes`."""
+def pack_codes(codes: Codes, grid: Grid, target: WeightFormat) -> list[bytes]:
+    """The parts of the packed matrix, in the order of `_core.packed_shapes`.
+
+    ModelFileError when "sparse8" has no room for all codes that are not zero.
+    """
     rows = codes.shape[0]
     padding = -rows % ROW_BLOCK
     scale = np.pad(grid.scale, (0, padding)).astype(np.float32).tobytes()
@@ -102,7 +107,10 @@ def pack_codes(codes: Codes, grid: Grid) -> list[bytes]:
     if grid.group_scale is None:
         padded = _pad_columns(codes, _INT8_ALIGN)
         blocks = padded.reshape(len(padded) // ROW_BLOCK, ROW_BLOCK, -1, 4)
-        return [blocks.transpose(0, 2, 1, 3).tobytes(), scale]
+        in_order = np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
+        if target == "sparse8":
+            return [*_without_zeros(in_order, codes.shape), scale]
+        return [in_order.tobytes(), scale]
     nibbles = (_pad_columns(codes, _INT4_ALIGN) + _INT4_ZERO).astype(np.uint8)
     halves = nibbles.reshape(len(nibbles) // ROW_BLOCK, ROW_BLOCK, -1, 2, ROW_BLOCK, 4)
     packed = halves[:, :, :, 0] | (halves[:, :, :, 1] << 4)
@@ -111,6 +119,25 @@ def pack_codes(codes: Codes, grid: Grid) -> list[bytes]:
     groups[:rows, : grid.group_scale.shape[1]] = grid.group_scale
     groups = groups.reshape(-1, ROW_BLOCK, num_groups).transpose(0, 2, 1)
     return [packed.transpose(0, 2, 3, 1, 4).tobytes(), groups.tobytes(), scale]
+
+
+def _without_zeros(blocks: Codes, shape: tuple[int, ...]) -> list[bytes]:
+    """Masks and codes of sparse8: `blocks` is [blocks, cols / 4, 16, 4]."""
+    capacity = _core.packed_shapes("sparse8", *shape)[1][2][1]
+    num_blocks = len(blocks)
+    flat = blocks.reshape(num_blocks, -1)
+    is_kept = flat != 0
+    masks = np.packbits(is_kept.reshape(num_blocks, -1, 8), axis=2, bitorder="little")
+    counts = is_kept.sum(axis=1)
+    if counts.max() > capacity - _REGISTER_BYTES:
+        message = (
+            f"16 rows hold {counts.max()} weights that are not zero, sparse8 takes "
+            f"{capacity - _REGISTER_BYTES}; prune 80 % of each row first"
+        )
+        raise ModelFileError(message)
+    codes = np.zeros((num_blocks, capacity), np.int8)
+    codes[np.arange(capacity) < counts[:, None]] = flat[is_kept]
+    return [masks.tobytes(), codes.tobytes()]
 
 
 def pack_floats(weights: Floats, target: WeightFormat) -> list[bytes]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from autoglm.errors import UnsupportedModelError
 from autoglm.modelfile.arch import glm, glm4, glm4_moe, llama, qwen2, qwen3
 from autoglm.modelfile.arch.base import (
+    INTEGER_FORMATS,
     WEIGHT_FORMATS,
     ArchConfig,
     Architecture,
@@ -16,6 +17,7 @@ from autoglm.modelfile.arch.base import (
 from autoglm.modelfile.fields import Fields
 
 __all__ = [
+    "INTEGER_FORMATS",
     "SUPPORTED",
     "WEIGHT_FORMATS",
     "ArchConfig",

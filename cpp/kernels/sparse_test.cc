@@ -1,0 +1,116 @@
+// Sparse int8 weights: the same numbers as dense ones, and no read outside whatever the masks say.
+#include "kernels/sparse.h"
+
+#include <random>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/check.h"
+#include "base/thread_pool.h"
+#include "kernels/pack.h"
+
+namespace autoglm {
+namespace {
+
+constexpr int kRows = 80;
+
+struct Packed {
+  PackedMatrix view;
+  std::vector<AlignedBuffer<std::byte>> parts;
+};
+
+Packed pack(WeightType type, int cols, const std::vector<float>& source) {
+  Packed packed;
+  std::vector<std::byte*> to;
+  std::vector<const std::byte*> from;
+  for (const PartSpec& spec : packed_parts(type, kRows, cols)) {
+    packed.parts.emplace_back(spec.bytes);
+    to.push_back(packed.parts.back().data());
+    from.push_back(to.back());
+  }
+  ThreadPool pool(2);
+  pack_rows(type, SourceType::kF32, reinterpret_cast<const std::byte*>(source.data()), kRows, cols,
+            to, pool);
+  packed.view = packed_view(type, kRows, cols, from);
+  return packed;
+}
+
+// `num_kept` values of each row, the others zero.
+std::vector<float> sparse_rows(int cols, int num_kept) {
+  std::mt19937 rng(cols);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(kRows) * cols);
+  for (int row = 0; row < kRows; ++row) {
+    for (int i = 0; i < num_kept; ++i) {
+      values[static_cast<size_t>(row) * cols + rng() % cols] = normal(rng);
+    }
+  }
+  return values;
+}
+
+std::vector<float> product(const Kernels& kernels, const PackedMatrix& w, int num_tokens,
+                           bool is_precise) {
+  PackedRows x = kernels.rows_format(w.type, num_tokens, w.padded_cols, is_precise);
+  const size_t plane_rows = round_up(num_tokens * x.planes, 16);
+  AlignedBuffer<std::byte> data(plane_rows * w.padded_cols * 4);
+  AlignedBuffer<float> scale(num_tokens);
+  AlignedBuffer<int32_t> group_sum(plane_rows * (w.padded_cols / kGroupSize + 1));
+  AlignedBuffer<std::byte> scratch(kGemmScratchBytes);
+  x.data = data.data();
+  x.scale = scale.data();
+  x.group_sum = group_sum.data();
+  std::mt19937 rng(7);
+  std::normal_distribution<float> normal;
+  for (int m = 0; m < num_tokens; ++m) {
+    std::vector<float> row(w.cols);
+    for (float& value : row) value = normal(rng);
+    kernels.pack_row(x, w.type, m, row.data(), w.cols);
+  }
+  std::vector<float> y(static_cast<size_t>(num_tokens) * kRows);
+  const GemmOutput out = {y.data(), kRows, nullptr, Epilogue::kStore};
+  kernels.gemm(w, x, out, 0, w.padded_rows / kRowBlock, scratch.data());
+  return y;
+}
+
+void test_products_are_those_of_dense_codes() {
+  for (const int cols : {5, 64, 300, 4096}) {
+    const auto source = sparse_rows(cols, cols / 5);
+    const Packed dense = pack(WeightType::kI8, cols, source);
+    const Packed sparse = pack(WeightType::kS8, cols, source);
+    for (const Isa isa : test::tested_isas()) {
+      for (const int num_tokens : {1, 2, 3, 4, 5, 9, 33}) {
+        for (const bool is_precise : {true, false}) {
+          const Kernels& kernels = kernels_for(isa);
+          CHECK(product(kernels, sparse.view, num_tokens, is_precise) ==
+                product(kernels, dense.view, num_tokens, is_precise));
+        }
+      }
+    }
+  }
+}
+
+void test_rows_that_are_not_sparse_are_refused() {
+  CHECK_THROWS(kModelFileError, pack(WeightType::kS8, 64, std::vector<float>(kRows * 64, 1.0f)));
+}
+
+// The buffers end where the matrix does, so a sanitizer sees a read outside.
+void test_masks_that_lie_stay_inside() {
+  const int cols = 256;
+  Packed sparse = pack(WeightType::kS8, cols, sparse_rows(cols, cols / 5));
+  std::fill_n(sparse.parts[0].data(), static_cast<size_t>(kRows) * cols / 8, std::byte{0xff});
+  for (const Isa isa : test::tested_isas()) {
+    const Kernels& kernels = kernels_for(isa);
+    CHECK_EQ(product(kernels, sparse.view, 1, true).size(), static_cast<size_t>(kRows));
+    CHECK_EQ(product(kernels, sparse.view, 20, true).size(), static_cast<size_t>(kRows) * 20);
+  }
+}
+
+}  // namespace
+}  // namespace autoglm
+
+int main() {
+  autoglm::test_products_are_those_of_dense_codes();
+  autoglm::test_rows_that_are_not_sparse_are_refused();
+  autoglm::test_masks_that_lie_stay_inside();
+  return autoglm::test::finish_tests();
+}
