@@ -1,0 +1,188 @@
+"""What recipes cost and bring: size, perplexity, speed and memory of one checkpoint, as a table.
+
+Perplexities come with 95 % intervals over resampled windows. Texts must be held out from training
+and from calibration. Usage: compression.py --checkpoint DIR --calibration FILE --answers DIR...
+[--text FILE...] [--recipe NAME...] [--json FILE] [--plot FILE.svg]; LITE takes about ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from held_out import Text, perplexity, read_answers, read_text
+from quality import make_plan, open_model
+from tokenizers import Tokenizer
+
+from autoglm.compression.pipeline import compress
+from autoglm.compression.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+from autoglm.modelfile.bundle import open_bundle
+
+REFERENCE = parse_recipe("bf16", 'weights = "bf16"\n')
+MIB = 2**20
+NUM_RESAMPLED = 1000
+PERCENT = 100.0
+BENCH = ("--prompt-tokens", "512", "--gen-tokens", "64", "--repeat", "5", "--precision", "exact")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Perplexity of one text, with its interval."""
+
+    text: str
+    perplexity: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One recipe."""
+
+    recipe: str
+    mib: float
+    bits_per_weight: float
+    quality: tuple[Quality, ...]
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    peak_rss_mib: float
+
+
+def measure(path: Path, texts: Sequence[Text], recipe: str, bits_per_weight: float) -> Row:
+    """Run one bundle."""
+    figures = json.loads(
+        subprocess.run(
+            [sys.executable, "-m", "autoglm", "bench", "--model", str(path), "--json", *BENCH],
+            check=True,
+            capture_output=True,
+        ).stdout
+    )
+    return Row(
+        recipe=recipe,
+        mib=figures["weights_bytes"] / MIB,
+        bits_per_weight=bits_per_weight,
+        quality=tuple(quality(path, text) for text in texts),
+        prefill_tokens_per_s=figures["prefill_tokens_per_s"]["median"],
+        decode_tokens_per_s=figures["decode_tokens_per_s"]["median"],
+        peak_rss_mib=figures["peak_rss_mib"]["median"],
+    )
+
+
+def quality(path: Path, text: Text) -> Quality:
+    """Perplexity of the windows together, and of resampled ones."""
+    model = open_model(path)
+    plan = make_plan(0, open_bundle(path).packing.activation_bits, "fp16")
+    pieces = [
+        Text(text.name, (window,), None if text.counted is None else (text.counted[i],))
+        for i, window in enumerate(text.windows)
+    ]
+    counts = np.array([piece.num_counted for piece in pieces], np.float64)
+    nats = counts * np.log([perplexity(model, piece, plan) for piece in pieces])
+    drawn = np.random.default_rng(0).integers(0, len(pieces), (NUM_RESAMPLED, len(pieces)))
+    resampled = np.exp(nats[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Quality(
+        text=text.name,
+        perplexity=math.exp(nats.sum() / counts.sum()),
+        low=float(low),
+        high=float(high),
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    names = [quality.text for quality in rows[0].quality]
+    lines = [
+        f"| recipe | MiB | bits | {' | '.join(names)} | prefill | decode | peak MiB |",
+        "|--|--|--|" + "--|" * (len(names) + 3),
+    ]
+    for row in rows:
+        cells = [
+            f"{one.perplexity:.3f} ({one.low:.3f}-{one.high:.3f})"
+            f", {PERCENT * (one.perplexity / first.perplexity - 1):+.1f} %"
+            for one, first in zip(row.quality, rows[0].quality, strict=True)
+        ]
+        lines.append(
+            f"| {row.recipe} | {row.mib:.1f} | {row.bits_per_weight:.2f} | {' | '.join(cells)} | "
+            f"{row.prefill_tokens_per_s:.0f} | {row.decode_tokens_per_s:.0f} | "
+            f"{row.peak_rss_mib:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Rise of perplexity against decode speed; the area of a dot is the size."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+    from plots import OWN_COLOR, STYLE, save
+
+    names = [quality.text for quality in rows[0].quality]
+    with mpl.rc_context(STYLE):
+        figure, panels = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6), squeeze=False)
+        for number, (axes, name) in enumerate(zip(panels[0], names, strict=True)):
+            first = rows[0].quality[number].perplexity
+            for row in rows:
+                rise = PERCENT * (row.quality[number].perplexity / first - 1)
+                place = (row.decode_tokens_per_s, rise)
+                axes.scatter(*place, s=4 * row.mib, color=OWN_COLOR, alpha=0.5, linewidths=0)
+                axes.annotate(f" {row.recipe}", place, fontsize=7, va="center")
+            axes.set_yscale("symlog", linthresh=1)
+            axes.set_xlabel("decode, tokens/s")
+            axes.set_ylabel(f"{name}: rise of perplexity, %")
+        save(figure, path)
+
+
+def recipes_of(names: Sequence[str]) -> list[Recipe]:
+    """The reference, then those asked for, or all that are shipped."""
+    return [REFERENCE, *(load_recipe(name) for name in names or recipe_names())]
+
+
+def main() -> int:
+    """Measure, print a table and perhaps save."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--checkpoint", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--calibration", metavar="FILE", type=Path, required=True)
+    parser.add_argument("--answers", metavar="DIR", type=Path, nargs="*", default=[])
+    parser.add_argument("--text", metavar="FILE", type=Path, nargs="*", default=[])
+    parser.add_argument("--recipe", metavar="NAME|FILE", nargs="*", default=[])
+    parser.add_argument("--rows", type=int, default=160, help="at most, of each --answers")
+    parser.add_argument("--window", type=int, default=512, help="tokens of a window of a text")
+    parser.add_argument("--windows", type=int, default=48, help="at most, of each text")
+    parser.add_argument("--json", metavar="FILE", type=Path)
+    parser.add_argument("--plot", metavar="FILE", type=Path)
+    args = parser.parse_args()
+    tokenizer = Tokenizer.from_file(str(args.checkpoint / "tokenizer.json"))
+    texts = [read_answers(path, num_rows=args.rows) for path in args.answers]
+    texts += [
+        read_text(path, tokenizer, window=args.window, num_windows=args.windows)
+        for path in args.text
+    ]
+    rows: list[Row] = []
+    for recipe in recipes_of(args.recipe):
+        with tempfile.TemporaryDirectory() as work:
+            made = compress(
+                args.checkpoint,
+                recipe,
+                out=Path(work) / "bundle",
+                calibration=args.calibration if recipe.needs_calibration else None,
+            )
+            rows.append(measure(made.path, texts, recipe.name, made.bits_per_weight))
+        print(table(rows).splitlines()[-1], flush=True)
+    print("\n" + table(rows))
+    if args.json:
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if args.plot:
+        plot(rows, args.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
