@@ -52,6 +52,18 @@ def test_progress_appears_after_two_seconds_and_is_removed(monkeypatch):
     )
 
 
+def test_progress_says_how_long_the_rest_will_take(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    now = [0.0]
+    options = {"total": 100, "unit": "%", "shows_time_left": True}
+    with Progress("packing", clock=lambda: now[0], **options) as progress:
+        now[0] = 30.0
+        progress.update(25.5)
+    assert terminal.getvalue().startswith(
+        f"\r\x1b[Kpacking [{'#' * 7}{'.' * 23}] 25/100 %, 1:28 left"
+    )
+
+
 def test_progress_is_silent_in_a_pipe(capsys):
     now = [0.0]
     with Progress("packing", clock=lambda: now[0]) as progress:

@@ -24,12 +24,23 @@ from autoglm.modelfile.safetensors_writer import TensorSpec
 from autoglm.modelfile.verify import verify
 
 WEIGHTS = "model.safetensors"
-CALIBRATED = ("w8a8-smooth", "w4a8-gptq", "w3", "prune-unstructured-50", "prune-2-4")
+CALIBRATED = (
+    "w8a8-smooth",
+    "w4a8-gptq",
+    "w3",
+    "prune-unstructured-50",
+    "prune-unstructured-80",
+    "prune-2-4",
+)
 PLAIN = ("int8-dynamic", "int8-per-tensor", "w4a8")
 
 
 def options(name: str, text: Path) -> dict[str, object]:
     return {"calibration": text} if name in CALIBRATED else {}
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def files_of(bundle: Path) -> dict[str, bytes]:
@@ -123,7 +134,7 @@ def test_killed_process_loses_nothing_that_was_finished(source, tmp_path):
 def test_finished_layer_that_changed_since_is_written_again(source, tmp_path, monkeypatch):
     autoglm.compress(source, "w4a8", out=tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Stage, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Stage, "finish", interrupt)
         autoglm.compress(source, "w4a8", out=tmp_path / "out")
     weights = tmp_path / ".out.compress/bundle" / WEIGHTS
     data = bytearray(weights.read_bytes())
@@ -136,7 +147,7 @@ def test_finished_layer_that_changed_since_is_written_again(source, tmp_path, mo
 
 def test_another_recipe_does_not_go_on_with_the_work_of_the_first(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Stage, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Stage, "finish", interrupt)
         autoglm.compress(source, "w4a8", out=tmp_path / "out")
     assert autoglm.compress(source, "int8-dynamic", out=tmp_path / "out").resumed_units == 0
     assert open_bundle(tmp_path / "out").weights == "int8"

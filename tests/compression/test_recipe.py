@@ -1,5 +1,8 @@
 """A recipe is data: every key is checked, and the wrong one is named."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from autoglm.compression.recipe import load_recipe, parse_recipe, recipe_names
@@ -9,6 +12,8 @@ SHIPPED = (
     "int8-dynamic",
     "int8-per-tensor",
     "prune-2-4",
+    "prune-structured-30",
+    "prune-structured-60",
     "prune-unstructured-50",
     "prune-unstructured-80",
     "w3",
@@ -42,6 +47,12 @@ def test_keys_of_a_file_are_what_is_done(recipe):
     assert made.formats == {"*.attn.o": "bf16"}
     assert (made.calibration.num_sequences, made.calibration.sequence_tokens) == (4, 512)
     assert made.needs_calibration
+
+
+def test_recipe_of_the_documentation_is_valid():
+    page = (Path(__file__).parents[2] / "docs/compression.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert [parse_recipe("page", block).weights for block in blocks] == ["int4"]
 
 
 BROKEN = {

@@ -1,4 +1,4 @@
-"""Compress a Hugging Face checkpoint into a bundle by a recipe, one layer at a time."""
+"""Compress a model into a bundle by a recipe, one layer at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ MIB = 2**20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("model", metavar="MODEL", help="directory with config.json and safetensors")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="directory with config.json and safetensors, floats or of GPTQ or AWQ tools, or a "
+        ".gguf file",
+    )
     parser.add_argument(
         "--recipe",
         metavar="NAME|FILE",
@@ -26,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--calibration", metavar="FILE", help="UTF-8 text, for recipes that look at activations"
+    )
+    parser.add_argument(
+        "--golden",
+        action="store_true",
+        help="run the bundle once and store a prompt that is compared whenever it is loaded",
     )
     add_json_option(parser)
 
@@ -43,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
             args.recipe,
             out=args.out,
             calibration=args.calibration,
+            has_golden=args.golden,
             progress=lambda done, total: bar.update(100 * done / total),
         )
     if args.json:

@@ -16,12 +16,14 @@ from autoglm.compression.forward import LayerForward, rms_norm
 from autoglm.compression.matrices import Packed, may_prune, pack_calibrated, read_matrix
 from autoglm.compression.recipe import Recipe
 from autoglm.compression.stage import Stage
+from autoglm.compression.structure import Layer, Thinning
 from autoglm.compression.units import StreamedUnits, Unit
 from autoglm.errors import UnsupportedModelError
 from autoglm.modelfile.arch import ArchConfig
 from autoglm.modelfile.checkpoint import Checkpoint, source_bytes
 from autoglm.modelfile.layout import EMBEDDING, FINAL_NORM, HEAD, Matrix, Vector
 from autoglm.modelfile.pack import vector_bytes
+from autoglm.modelfile.passes import Graph
 
 # The norm whose gain can take the inverse of a matrix's column scales.
 _NORM_BEFORE = {"attn.qkv": "input_norm.weight", "mlp.gate_up": "mlp.norm.weight"}
@@ -38,12 +40,20 @@ class CalibratedUnits:
         stage: Stage,
         ids: NDArray[np.int64],
         on_read: Callable[[int], None],
+        whole: Graph,
     ) -> None:
-        """`on_read` gets the number of source bytes read since the last call."""
+        """`config` is that of the bundle; the layers of `whole`, the checkpoint, may be larger.
+
+        `on_read` gets the number of source bytes read since the last call.
+        """
         if config.num_experts:
             message = f"recipe {recipe.name} calibrates dense layers only; this model has experts"
             raise UnsupportedModelError(message)
         self._config = config
+        self._whole = {tensor.name: tensor for tensor in whole.tensors}
+        self._thinning: Thinning | None = None
+        if recipe.structure is not None:
+            self._thinning = Thinning(whole.arch.config, recipe.structure, ids.shape[1])
         self._recipe = recipe
         self._checkpoint = checkpoint
         self._stage = stage
@@ -78,10 +88,16 @@ class CalibratedUnits:
     def _write_layer(self, unit: Unit) -> None:
         prefix = unit.prefix
         matrices, vectors = self._by_name(unit)
+        thinned: dict[str, Floats] = {}
+        if self._thinning is not None:
+            whole = {name: self._weights(name) for name in matrices}
+            layer = self._thinning.thinned(prefix, Layer(whole, vectors), self._hidden)
+            thinned, vectors = layer.matrices, layer.vectors
 
         def provide(name: str, inputs: Floats) -> Floats:
             norm = f"{prefix}{_NORM_BEFORE.get(name.removeprefix(prefix), '')}"
-            packed = self._pack(matrices[name], inputs, may_scale=norm in vectors)
+            weights = thinned.pop(name) if name in thinned else self._weights(name)
+            packed = self._pack(matrices[name], weights, inputs, may_scale=norm in vectors)
             self._append(matrices[name], packed)
             if packed.scales is not None:
                 vectors[norm] = (vectors[norm] / packed.scales).astype(np.float32)
@@ -110,19 +126,27 @@ class CalibratedUnits:
         if HEAD in matrices:
             tokens = self._hidden.reshape(-1, self._hidden.shape[-1])
             inputs = rms_norm(tokens, vectors[FINAL_NORM], self._config.rms_norm_eps)
-            self._append(matrices[HEAD], self._pack(matrices[HEAD], inputs, may_scale=False))
+            packed = self._pack(matrices[HEAD], self._weights(HEAD), inputs, may_scale=False)
+            self._append(matrices[HEAD], packed)
 
     def _by_name(self, unit: Unit) -> tuple[dict[str, Matrix], dict[str, Floats]]:
         matrices = {tensor.name: tensor for tensor in unit.tensors if isinstance(tensor, Matrix)}
         vectors = {
             tensor.name: np.frombuffer(vector_bytes(tensor, self._checkpoint), np.float32)
-            for tensor in unit.tensors
+            for tensor in (self._whole[tensor.name] for tensor in unit.tensors)
             if isinstance(tensor, Vector)
         }
         return matrices, vectors
 
-    def _pack(self, matrix: Matrix, inputs: Floats, *, may_scale: bool) -> Packed:
-        weights = read_matrix(matrix, self._checkpoint)
+    def _weights(self, name: str) -> Floats:
+        """A matrix of the checkpoint, after all passes."""
+        matrix = self._whole[name]
+        if isinstance(matrix, Vector):
+            message = f"'{name}' is a vector"
+            raise TypeError(message)
+        return read_matrix(matrix, self._checkpoint)
+
+    def _pack(self, matrix: Matrix, weights: Floats, inputs: Floats, *, may_scale: bool) -> Packed:
         return pack_calibrated(
             weights,
             matrix.weights,

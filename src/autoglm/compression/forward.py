@@ -114,6 +114,14 @@ def chunks(tokens: Floats) -> Iterator[Floats]:
         yield tokens[start : start + _CHUNK_TOKENS]
 
 
+def second_moments(inputs: Floats) -> Floats:
+    """The sum of x^T x over inputs x, [cols, cols]."""
+    total = np.zeros((inputs.shape[1], inputs.shape[1]), np.float32)
+    for chunk in chunks(inputs):
+        total += chunk.T @ chunk
+    return total
+
+
 def _gated(inputs: Floats, gate_up: Floats, bias: Floats | None) -> Floats:
     """silu(gate) * up, whose rows alternate in blocks of 16."""
     inner = np.empty((len(inputs), len(gate_up) // 2), np.float32)

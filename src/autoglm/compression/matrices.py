@@ -18,13 +18,13 @@ from autoglm.compression.codes import (
     unpack,
     values_of,
 )
-from autoglm.compression.forward import chunks
+from autoglm.compression.forward import second_moments
 from autoglm.compression.gptq import gptq, sparsegpt
 from autoglm.compression.pruning import Pruning, kept_weights
 from autoglm.compression.recipe import Recipe
 from autoglm.compression.scaling import awq_scales, smoothquant_scales
 from autoglm.errors import ModelFileError
-from autoglm.modelfile.arch import WeightFormat
+from autoglm.modelfile.arch import INTEGER_FORMATS, WeightFormat
 from autoglm.modelfile.checkpoint import Checkpoint
 from autoglm.modelfile.layout import Matrix
 from autoglm.modelfile.pack import float_rows, pack_matrix
@@ -58,7 +58,7 @@ def stream_parts(
         else:
             yield num_read, pack_floats(kept, matrix.weights)
             continue
-        yield num_read, pack_codes(round_to_nearest(kept, grid), grid)
+        yield num_read, pack_codes(round_to_nearest(kept, grid), grid, matrix.weights)
 
 
 def may_prune(matrix: Matrix) -> bool:
@@ -84,14 +84,14 @@ def pack_calibrated(
 
     `may_scale` says that something before the matrix can take the inverse of column scales.
     """
-    is_integer = target in ("int8", "int4")
+    is_integer = target in INTEGER_FORMATS
     scales = _scales(weights, target, recipe, inputs) if may_scale and is_integer else None
     if scales is not None:
         weights = weights * scales
         inputs = inputs / scales
     hessian = None
     if pruning is not None or recipe.method == "gptq":
-        hessian = _hessian(inputs)
+        hessian = second_moments(inputs)
     if pruning is not None and hessian is not None and pruning.method != "sparsegpt":
         weights = weights * kept_weights(_wanda_scores(weights, pruning, hessian), pruning)
     grid = None
@@ -103,9 +103,9 @@ def pack_calibrated(
     if grid is None:
         parts = pack_floats(weights, target)
     elif recipe.method == "gptq" and hessian is not None:
-        parts = pack_codes(gptq(weights, grid, hessian), grid)
+        parts = pack_codes(gptq(weights, grid, hessian), grid, target)
     else:
-        parts = pack_codes(round_to_nearest(weights, grid), grid)
+        parts = pack_codes(round_to_nearest(weights, grid), grid, target)
     return Packed(parts, unpack(parts, target, *weights.shape), scales)
 
 
@@ -131,16 +131,9 @@ def _rounding(target: WeightFormat, recipe: Recipe) -> Callable[[Floats], Floats
 
 
 def _grid(weights: Floats, target: WeightFormat, recipe: Recipe, importance: Floats | None) -> Grid:
-    if target == "int8":
+    if target != "int4":
         return int8_grid(weights, recipe.granularity)
     return int4_grid(weights, bits=min(recipe.bits, 4), importance=importance)
-
-
-def _hessian(inputs: Floats) -> Floats:
-    total = np.zeros((inputs.shape[1], inputs.shape[1]), np.float32)
-    for chunk in chunks(inputs):
-        total += chunk.T @ chunk
-    return total
 
 
 def _largest(matrix: Matrix, checkpoint: Checkpoint) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +20,17 @@ from autoglm.compression.calibration import digest, read_sequences
 from autoglm.compression.matrices import may_prune
 from autoglm.compression.pruning import check_pruning
 from autoglm.compression.recipe import Recipe, load_recipe
+from autoglm.compression.source import open_source
 from autoglm.compression.stage import Stage
+from autoglm.compression.structure import config_changes, smaller_graph
 from autoglm.compression.units import StreamedUnits, UnitWriter, units_of
+from autoglm.engine.golden import GOLDEN_NAME, NUM_TOKENS, golden_text
+from autoglm.engine.native import NativeModel
 from autoglm.errors import UsageError
 from autoglm.modelfile.arch import parse_architecture
-from autoglm.modelfile.bundle import CONFIG_NAME, read_config
+from autoglm.modelfile.bundle import CONFIG_NAME, open_bundle
 from autoglm.modelfile.checkpoint import Checkpoint, source_bytes
-from autoglm.modelfile.convert import Progress, bundle_config, refuse_quantised, small_files
-from autoglm.modelfile.fields import Fields
-from autoglm.modelfile.files import model_directory
+from autoglm.modelfile.convert import Progress, bundle_config, small_files
 from autoglm.modelfile.layout import Matrix
 from autoglm.modelfile.packing import config_text
 from autoglm.modelfile.passes import Graph, packing_of, run_passes, set_formats
@@ -58,39 +60,46 @@ def compress(
     *,
     out: str | Path,
     calibration: str | Path | None = None,
+    has_golden: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Compression:
-    """Write the bundle `out` from the checkpoint in `model` by a recipe, its name or its file.
+    """Write the bundle `out` from the model in `model` by a recipe, its name or its file.
 
-    `calibration` is a text file for recipes that look at activations. `progress` gets the source
+    `model` is a directory with a float checkpoint or one of GPTQ or AWQ tools, or a GGUF file.
+    `calibration` is a text file for recipes that look at activations. `has_golden` runs the bundle
+    once and stores a prompt that is compared whenever it is loaded. `progress` gets the source
     bytes done and in all. Interrupted work goes on where it was when the same call is made again,
     and ends in the same bytes. Raises UsageError for the recipe, InputError for the text,
     ModelFileError and its kinds for the model, StorageError for `out`.
     """
-    directory = model_directory(Path(model))
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     _check_calibration(chosen, calibration)
-    config = read_config(directory)
-    fields = Fields(config, str(directory / CONFIG_NAME))
-    refuse_quantised(fields, directory)
-    arch = parse_architecture(fields, chosen.weights)
-    files = small_files(directory, fields, arch)
-    with Checkpoint(directory) as checkpoint:
+    with open_source(Path(model)) as source:
+        arch = parse_architecture(source.fields, chosen.weights)
+        files = small_files(source.directory, source.fields, arch)
+        checkpoint = source.checkpoint
         graph = set_formats(run_passes(arch, checkpoint, chosen.passes), chosen.formats)
+        whole, changes = graph, dict[str, object]()
+        if chosen.structure is not None:
+            graph = smaller_graph(whole, chosen.structure)
+            changes = config_changes(graph.arch.config)
         for tensor in graph.tensors:
             if chosen.pruning and isinstance(tensor, Matrix) and may_prune(tensor):
                 check_pruning(chosen.pruning, tensor.name, tensor.cols)
         packing = packing_of(graph, chosen.passes, activation_bits=chosen.activation_bits)
-        files[CONFIG_NAME] = config_text(bundle_config(config, graph), packing)
+        files[CONFIG_NAME] = config_text(
+            {**bundle_config(source.config, graph), **changes}, packing
+        )
         files[RECIPE_NAME] = chosen.text.encode()
         ids = None
         if calibration is not None:
-            size = chosen.calibration
+            vocab_size = arch.config.vocab_size
             ids = read_sequences(
-                calibration, directory, vocab_size=arch.config.vocab_size, size=size
+                calibration, source.directory, vocab_size=vocab_size, size=chosen.calibration
             )
-        work = _Work(chosen, graph, checkpoint, ids, progress)
-        work.write(Path(out), _job(directory, files), files)
+        work = _Work(chosen, whole, graph, checkpoint, ids, progress)
+        last = _golden_files if has_golden else _no_files
+        work.write(Path(out), _job(source.weight_files, files), files, last)
     return work.report(Path(out))
 
 
@@ -100,12 +109,14 @@ class _Work:
     def __init__(
         self,
         recipe: Recipe,
+        whole: Graph,
         graph: Graph,
         checkpoint: Checkpoint,
         ids: NDArray[np.int64] | None,
         progress: Progress,
     ) -> None:
         self._recipe = recipe
+        self._whole = whole
         self._graph = graph
         self._checkpoint = checkpoint
         self._ids = ids
@@ -115,7 +126,13 @@ class _Work:
         self._resumed_units = 0
         self._weights_bytes = 0
 
-    def write(self, out: Path, job: str, files: Mapping[str, bytes]) -> None:
+    def write(
+        self,
+        out: Path,
+        job: str,
+        files: Mapping[str, bytes],
+        last: Callable[[Path], Mapping[str, bytes]],
+    ) -> None:
         """Write every unit that an earlier run has not finished, then the bundle."""
         specs = [spec for tensor in self._graph.tensors for spec in tensor.parts()]
         if self._ids is not None:
@@ -130,7 +147,7 @@ class _Work:
                 else:
                     writer.write(unit)
                     stage.finish_unit(unit.name, unit.parts())
-            stage.finish(files)
+            stage.finish(files, last=last)
             self._weights_bytes = stage.num_bytes
 
     def report(self, path: Path) -> Compression:
@@ -156,7 +173,9 @@ class _Work:
         if self._ids is None:
             return StreamedUnits(self._recipe, self._checkpoint, stage, self._read)
         config = self._graph.arch.config
-        return CalibratedUnits(config, self._recipe, self._checkpoint, stage, self._ids, self._read)
+        return CalibratedUnits(
+            config, self._recipe, self._checkpoint, stage, self._ids, self._read, self._whole
+        )
 
     def _read(self, num_bytes: int) -> None:
         self._done = min(self._done + num_bytes, self._total)
@@ -175,10 +194,20 @@ def _check_calibration(recipe: Recipe, calibration: str | Path | None) -> None:
         raise UsageError(message)
 
 
-def _job(directory: Path, files: Mapping[str, bytes]) -> str:
+def _golden_files(directory: Path) -> Mapping[str, bytes]:
+    bundle = open_bundle(directory)
+    model = NativeModel(bundle, pool_tokens=NUM_TOKENS)
+    return {GOLDEN_NAME: golden_text(model, bundle.config.vocab_size)}
+
+
+def _no_files(_: Path) -> Mapping[str, bytes]:
+    return {}
+
+
+def _job(weight_files: Sequence[Path], files: Mapping[str, bytes]) -> str:
     """What makes two runs the same work: the checkpoint's files as they are, and the recipe's."""
     digest_of = hashlib.sha256(f"{__version__}".encode())
-    for path in sorted(directory.glob("*.safetensors")):
+    for path in weight_files:
         status = path.stat()
         digest_of.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     for name, data in sorted(files.items()):

@@ -13,9 +13,10 @@ from typing import Literal, TypeVar, get_args
 
 from autoglm.compression.codes import Granularity
 from autoglm.compression.pruning import Pattern, Pruning, PruningMethod
+from autoglm.compression.structure import Structure
 from autoglm.errors import InputError, ModelConfigError, UsageError
 from autoglm.inputs.text import read_text
-from autoglm.modelfile.arch import WEIGHT_FORMATS, WeightFormat
+from autoglm.modelfile.arch import INTEGER_FORMATS, WEIGHT_FORMATS, WeightFormat
 from autoglm.modelfile.fields import Fields
 from autoglm.modelfile.passes import DEFAULT_PASSES, PASS_NAMES
 
@@ -37,6 +38,7 @@ _KEYS = (
     "passes",
     "formats",
     "pruning",
+    "structure",
     "calibration",
 )
 
@@ -70,13 +72,15 @@ class Recipe:
     passes: tuple[str, ...]
     formats: Mapping[str, WeightFormat]
     pruning: Pruning | None = None
+    structure: Structure | None = None
     calibration: CalibrationSize = field(default_factory=CalibrationSize)
 
     @property
     def needs_calibration(self) -> bool:
         """Whether a step looks at activations."""
         prunes_by_inputs = self.pruning is not None and self.pruning.method != "magnitude"
-        return self.method != "rtn" or self.scaling != "none" or prunes_by_inputs
+        scales_by_inputs = self.method != "rtn" or self.scaling != "none"
+        return scales_by_inputs or prunes_by_inputs or self.structure is not None
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -133,6 +137,7 @@ def _parse(name: str, text: str, fields: Fields) -> Recipe:
         passes=_passes(fields),
         formats=_formats(fields),
         pruning=_pruning(fields.nested("pruning")) if fields.has("pruning") else None,
+        structure=_structure(fields.nested("structure")) if fields.has("structure") else None,
         calibration=CalibrationSize(
             num_sequences=calibration.integer("num_sequences", 1, 4096, usual.num_sequences),
             sequence_tokens=calibration.integer("sequence_tokens", 2, 8192, usual.sequence_tokens),
@@ -142,7 +147,7 @@ def _parse(name: str, text: str, fields: Fields) -> Recipe:
 
 def _checked(recipe: Recipe) -> Recipe:
     """The recipe, unless its keys contradict each other."""
-    is_integer = recipe.weights in {"int8", "int4"}
+    is_integer = recipe.weights in INTEGER_FORMATS
     faults = (
         (recipe.bits == 3 and recipe.weights != "int4", "'bits' 3 needs 'weights' \"int4\""),
         (
@@ -197,7 +202,7 @@ def _one_of(fields: Fields, key: str, values: tuple[int, ...], default: int) -> 
 
 
 def _bits(fields: Fields, weights: WeightFormat) -> int:
-    usual = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4}[weights]
+    usual = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4, "sparse8": 8}[weights]
     return _one_of(fields, "bits", (usual, 3) if weights == "int4" else (usual,), usual)
 
 
@@ -221,6 +226,13 @@ def _pruning(table: Fields) -> Pruning:
     if pattern == "2:4" and pruning.sparsity != 0.5:
         table.refuse("sparsity", "0.5, which 2:4 means")
     return pruning
+
+
+def _structure(table: Fields) -> Structure:
+    _refuse_unknown(table, ("heads", "channels"))
+    return Structure(
+        heads=table.real("heads", 0.0, 0.99, 0.0), channels=table.real("channels", 0.0, 0.99, 0.0)
+    )
 
 
 def _formats(fields: Fields) -> dict[str, WeightFormat]:

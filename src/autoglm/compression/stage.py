@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -90,14 +90,21 @@ class Stage:
         self._writer.sync()
         self._note(unit, hashes)
 
-    def finish(self, files: Mapping[str, bytes]) -> None:
-        """Add the small files and put the bundle into its place."""
+    def finish(
+        self, files: Mapping[str, bytes], *, last: Callable[[Path], Mapping[str, bytes]]
+    ) -> None:
+        """Add the small files and put the bundle into its place.
+
+        `last` makes files from the bundle that is otherwise complete.
+        """
         self._writer.finish()
         self._writer.close()
         for path in self._bundle.iterdir():
             if path.name != WEIGHTS_NAME:
                 path.unlink()
         for name, data in files.items():
+            write_file(self._bundle / name, data)
+        for name, data in last(self._bundle).items():
             write_file(self._bundle / name, data)
         write_file(self._bundle / MANIFEST_NAME, manifest_text(self._bundle))
         try:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from autoglm.config import EXACT
+from autoglm.engine.golden import check_golden
 from autoglm.engine.local import LocalEngine
 from autoglm.engine.memory import MemoryNeed, check_fits, need_after_loading
 from autoglm.engine.native import DEFAULT_SINK, NativeModel, held_tokens
@@ -93,6 +94,9 @@ class LoadedModel:
         )
         if draft is not None:
             self._check_tokenizer_of(draft)
+        check_golden(
+            bundle.path, self._native, vocab_size=bundle.config.vocab_size, precision=precision
+        )
         if self.context_tokens > max(self._native.max_tokens, bundle.max_position):
             message = (
                 f"context_tokens is {context_tokens}; the model in {bundle.path} has a context of "

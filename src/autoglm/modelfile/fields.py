@@ -88,6 +88,15 @@ class Fields:
             return tuple(items)
         self.refuse(key, "a token id or a list of token ids")
 
+    def reals(self, key: str) -> tuple[float, ...]:
+        """A list of finite numbers; absent is empty."""
+        value = self._take(key, [])
+        if isinstance(value, list):
+            numbers = [item for item in value if type(item) in (int, float)]
+            if len(numbers) == len(value) and all(map(math.isfinite, numbers)):
+                return tuple(map(float, numbers))
+        self.refuse(key, "a list of numbers")
+
     def refuse(self, key: str, expected: str) -> NoReturn:
         """Raise ModelConfigError for a key whose value is not what was expected."""
         seen = reprlib.repr(self._values[key]) if self.has(key) else "missing"

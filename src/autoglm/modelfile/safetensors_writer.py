@@ -77,10 +77,6 @@ class SafetensorsWriter:
             raise storage_error(self._path, err) from err
         self._regions[name] = position + len(data), end
 
-    def restart(self, name: str) -> None:
-        """Forget what was written of tensor `name`."""
-        self._regions[name] = self._ranges[name]
-
     def skip(self, name: str) -> None:
         """Take tensor `name` as complete, as an earlier writer left it."""
         end = self._ranges[name][1]

@@ -1,0 +1,1 @@
+"""Models that others have compressed, read as if they were float checkpoints."""
