@@ -13,7 +13,7 @@ import math
 import re
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,24 +113,27 @@ def write_chinese(paths: list[Path]) -> None:
                 found.update(
                     run[place : place + 2]
                     for place in range(len(run) - 1)
-                    if run[place] in wanted and run[place + 1] in given
+                    if run[place] in surnames or (run[place] in given and run[place + 1] in given)
                 )
             pairs.update(found)
             spread.update(found.keys())
             num_chapters += 1
     weights = {char: 1 / (rank + 60) for rank, char in enumerate(ranked)}
     total = sum(weights.values())
+    following: defaultdict[str, list[str]] = defaultdict(list)
+    for first, second in pairs:
+        following[first].append(second)
     lines = []
     for char in sorted(wanted):
         followers, digits = "", ""
-        for other in ranked:
-            count: float = pairs[char + other]
-            if count < MIN_PAIR:
+        for other in sorted(following[char]):
+            pair = char + other
+            if pairs[pair] < MIN_PAIR:
                 continue
             # Names of people in the texts stand in few chapters, words in many.
-            count *= min(1, spread[char + other] / num_chapters / COMMON)
-            ratio = math.log(count / single[char] / (weights[other] / total))
-            digit = min(9, max(0, round(ratio) + OFFSET))
+            count = pairs[pair] * min(1, spread[pair] / num_chapters / COMMON)
+            share = weights.get(other, min(weights.values())) / total
+            digit = min(9, max(0, round(math.log(count / single[char] / share)) + OFFSET))
             if digit:
                 followers, digits = followers + other, digits + str(digit)
         if followers:

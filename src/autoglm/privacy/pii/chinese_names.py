@@ -23,8 +23,6 @@ _STRONG_BEFORE = re.compile(
     r"[:为是 ]{0,2}$"
 )
 _EDGE = re.compile(rf"$|[^{_HAN}]|[收的说是和与在住]")
-_ALONE = re.compile(rf"(?:^|[^{_HAN}])$")
-_NOT_HAN = re.compile(rf"$|[^{_HAN}]")
 _CONTEXT = 8
 # Nats by which a name must be likelier than text, and what the context adds to it.
 _LONG_LIMIT = 0.0
@@ -82,6 +80,7 @@ class ChineseNames:
         ratio = _DOUBLE_SURNAME if is_double else ratio
         # At an edge or before a title even a rare character belongs to the name.
         is_closed = _EDGE.match(text, given + 2) or _TITLE.match(text, given + 2)
+        is_closed = is_closed or (bonus > 0 and _AFTER.match(text, given + 2))
         if second in self._given or (is_closed and self._may_be_given(second)):
             score = ratio + self._ratios.get(first + second, _UNSEEN)
             if score <= _LONG_LIMIT + bonus + self._after(text, given + 2):
@@ -93,9 +92,9 @@ class ChineseNames:
         """Whether a given name may begin with `first`; rare characters need more of a reason."""
         if first in self._given:
             return True
-        is_alone = _ALONE.search(before) and _NOT_HAN.match(text, given + 1)
+        is_between = bonus > 0 and (_AFTER.match(text, given + 1) or _AFTER.match(text, given + 2))
         is_titled = _TITLE.match(text, given + 1)
-        is_expected = bonus > _LITTLE_BONUS or is_alone or is_titled
+        is_expected = bonus > _LITTLE_BONUS or is_between or is_titled
         return bool(is_expected) and self._may_be_given(first)
 
     def _may_be_given(self, char: str) -> bool:

@@ -54,8 +54,10 @@ def merge(findings: Iterable[Finding]) -> list[Finding]:
             merged.append(finding)
             continue
         last = merged[-1]
-        if finding.end <= last.end and finding.start >= last.start:
-            continue
-        kind = min(last.kind, finding.kind, key=_PRECEDENCE.__getitem__)
-        merged[-1] = Finding(last.start, max(last.end, finding.end), kind)
+        end = max(last.end, finding.end)
+        # A sure finding gives its name to the whole unless it is a small part of it.
+        is_small = 2 * (finding.end - finding.start) < end - last.start
+        kinds = (last.kind,) if is_small else (last.kind, finding.kind)
+        kind = min(kinds, key=_PRECEDENCE.__getitem__)
+        merged[-1] = Finding(last.start, end, kind)
     return merged

@@ -163,9 +163,13 @@ def _is_card(digits: str) -> bool:
             )
         case "5" | "2":
             is_maestro = digits[0] == "5" and digits[1] in "0678"
-            is_known = (length == 16 and _MASTERCARD.match(digits) is not None) or is_maestro
+            is_jcb = length == 15 and digits.startswith("2131")
+            is_mastercard = length == 16 and _MASTERCARD.match(digits) is not None
+            is_known = is_mastercard or is_maestro or is_jcb
         case "6":
             is_known = True
+        case "1":
+            is_known = length == 15 and digits.startswith("1800")
         case "9":
             is_known = length in (16, 19)
         case _:

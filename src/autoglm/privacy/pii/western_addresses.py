@@ -16,7 +16,7 @@ from autoglm.privacy.pii.lexicon import any_of, words
 IsWord = Callable[[str], bool]
 
 _REACH = 80
-_WORD = r"[^\W\d_][\w'’.\-]*"
+_WORD = r"(?![\u4e00-\u9fff])[^\W\d_][\w'’.\-]*"
 _NUMBER = r"\d{1,6}[A-Za-z]?"
 _SECOND_NUMBER = r"(?:\d{1,5} )?"
 # Words between two numbers that are no street: 2 of 3, 5 and 7.
