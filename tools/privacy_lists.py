@@ -121,8 +121,8 @@ def write_chinese(paths: list[Path]) -> None:
     weights = {char: 1 / (rank + 60) for rank, char in enumerate(ranked)}
     total = sum(weights.values())
     following: defaultdict[str, list[str]] = defaultdict(list)
-    for first, second in pairs:
-        following[first].append(second)
+    for pair in pairs:
+        following[pair[0]].append(pair[1])
     lines = []
     for char in sorted(wanted):
         followers, digits = "", ""

@@ -73,14 +73,16 @@ class ChineseNames:
         if title and (bonus or title.group() not in _WEAK_TITLES):
             return given
         first, second = text[given : given + 1], text[given + 1 : given + 2]
-        if not self._may_begin(first, text, given, before, bonus):
+        if not self._may_begin(first, text, given, bonus):
             return None
         is_double = given - start == 2
         ratio = self._ratios.get(text[given - 1] + first, _UNSEEN)
         ratio = _DOUBLE_SURNAME if is_double else ratio
         # At an edge or before a title even a rare character belongs to the name.
-        is_closed = _EDGE.match(text, given + 2) or _TITLE.match(text, given + 2)
-        is_closed = is_closed or (bonus > 0 and _AFTER.match(text, given + 2))
+        is_closed = any(
+            pattern.match(text, given + 2)
+            for pattern in (_EDGE, _TITLE, *([_AFTER] if bonus else []))
+        )
         if second in self._given or (is_closed and self._may_be_given(second)):
             score = ratio + self._ratios.get(first + second, _UNSEEN)
             if score <= _LONG_LIMIT + bonus + self._after(text, given + 2):
@@ -88,7 +90,7 @@ class ChineseNames:
         limit = _SHORT_LIMIT + bonus + 2 * self._after(text, given + 1)
         return given + 1 if ratio <= limit else None
 
-    def _may_begin(self, first: str, text: str, given: int, before: str, bonus: float) -> bool:
+    def _may_begin(self, first: str, text: str, given: int, bonus: float) -> bool:
         """Whether a given name may begin with `first`; rare characters need more of a reason."""
         if first in self._given:
             return True

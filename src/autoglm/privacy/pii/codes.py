@@ -43,10 +43,15 @@ _PASSPORT_AFTER_WORD = re.compile(
     r"([A-Za-z]{1,2} ?\d{6,9}|\d{9})(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
+_SHORTEST_IPV6 = 6
+_IN_NUMBER = frozenset("0123456789.")
 _DOTTED = re.compile(r"[0-9] ?\. ?[0-9]")
-_IPV4 = re.compile(r"(?<![0-9.])\d{1,3}(?: ?\. ?\d{1,3}){3}(?!\.?[0-9])")
+_IPV4 = re.compile(r"[0-9]{1,3}(?: ?\. ?[0-9]{1,3}){3}(?!\.?[0-9])")
 _VERSION_BEFORE = re.compile(r"(?:\bv|version|ver|版本|release)[ :.]{0,2}$", re.IGNORECASE)
-_IPV6 = re.compile(r"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{6,39}(?![0-9A-Za-z:])")
+# Anchored at two colons, which are rare, and built to both sides.
+_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
+_IPV6_LEFT = re.compile(r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{0,39}$")
+_IPV6_RIGHT = re.compile(r"[0-9A-Fa-f:]{2,39}(?![0-9A-Za-z:])")
 _IBAN = re.compile(
     r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?"
     r"(?![A-Za-z0-9])"
@@ -91,15 +96,30 @@ def _plates(text: str) -> Iterator[Finding]:
 
 def _ip_addresses(text: str) -> Iterator[Finding]:
     for match in _IPV4.finditer(text) if _DOTTED.search(text) else ():
-        is_address = all(int(part) <= 255 for part in match.group().split("."))
+        is_whole = text[match.start() - 1 : match.start()] not in _IN_NUMBER
+        is_address = is_whole and all(int(part) <= 255 for part in match.group().split("."))
         before = text[max(0, match.start() - 10) : match.start()]
         if is_address and _VERSION_BEFORE.search(before) is None:
             yield Finding(match.start(), match.end(), Kind.IP)
-    for match in _IPV6.finditer(text):
-        if match.group().count(":") < 2 or not any(char.isdigit() for char in match.group()):
+    reached = 0
+    for colons in _COLONS.finditer(text):
+        if colons.start() < reached:
             continue
-        try:
-            ipaddress.IPv6Address(match.group())
-        except ValueError:
+        left = _IPV6_LEFT.search(text[max(0, colons.start() - 39) : colons.start()])
+        right = _IPV6_RIGHT.match(text, colons.start())
+        if left is None or right is None:
             continue
-        yield Finding(match.start(), match.end(), Kind.IP)
+        reached = right.end()
+        start = colons.start() - len(left.group())
+        if _is_ipv6(text[start:reached]):
+            yield Finding(start, reached, Kind.IP)
+
+
+def _is_ipv6(address: str) -> bool:
+    if len(address) < _SHORTEST_IPV6 or not any(char.isdigit() for char in address):
+        return False
+    try:
+        ipaddress.IPv6Address(address)
+    except ValueError:
+        return False
+    return True

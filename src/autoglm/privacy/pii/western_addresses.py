@@ -15,7 +15,7 @@ from autoglm.privacy.pii.lexicon import any_of, words
 
 IsWord = Callable[[str], bool]
 
-_REACH = 80
+_REACH = 40
 _WORD = r"(?![\u4e00-\u9fff])[^\W\d_][\w'’.\-]*"
 _NUMBER = r"\d{1,6}[A-Za-z]?"
 _SECOND_NUMBER = r"(?:\d{1,5} )?"
@@ -89,7 +89,7 @@ _ANNOUNCED = re.compile(
 )
 _NEW_LINE = re.compile(r"[,\n][\s>?*,]*([a-z]+)\b")
 _TOWN_WORDS = frozenset(words("western_town_words"))
-_SOME_NUMBER = re.compile(r"[0-9]+")
+_HOUSE = re.compile(r"[0-9]{1,6}[A-Za-z]?,? (?:[0-9]{1,5} )?[^\W\d_\u4e00-\u9fff]")
 _SOME_DIGIT = re.compile(r"\d")
 _LETTERS = re.compile(r"[^\W\d_]+")
 
@@ -100,13 +100,14 @@ def find_western_addresses(text: str, is_word: IsWord) -> Iterator[Finding]:
         return
     yield from _continental(text, is_word)
     yield from _numbered(text, is_word)
-    for pattern in (_BOX, _CORNER):
-        for match in pattern.finditer(text):
+    lowered = text.lower()
+    for pattern, mark in ((_BOX, ""), (_CORNER, "corner of")):
+        for match in pattern.finditer(text) if mark in lowered else ():
             yield Finding(match.start(), _trimmed(match, is_word), Kind.ADDRESS)
     for match in _AFTER_PREPOSITION.finditer(text):
         if _is_named(match.group(1), is_word):
             yield Finding(match.start(1), _trimmed(match, is_word), Kind.ADDRESS)
-    for match in _POSTCODE.finditer(text):
+    for match in _POSTCODE.finditer(text) if "code" in lowered else ():
         yield Finding(match.start(1), match.end(1), Kind.ADDRESS)
 
 
@@ -117,7 +118,7 @@ def _is_named(text: str, is_word: IsWord) -> bool:
 
 def _numbered(text: str, is_word: IsWord) -> Iterator[Finding]:
     """Addresses that begin with the number of a house."""
-    for number in _SOME_NUMBER.finditer(text):
+    for number in _HOUSE.finditer(text):
         start = number.start()
         if match := _NUMBER_FIRST.match(text, start):
             yield Finding(start, _trimmed(match, is_word), Kind.ADDRESS)
