@@ -1,10 +1,19 @@
-"""Both stores keep the same contract; SQLite's keeps it on the disk."""
+"""All stores keep the same contract; SQLite's and the vault's keep it on the disk."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from tests.sync.conftest import sync
 
 from autoglm.errors import StorageError
+from autoglm.privacy.vault.keystore import KeyFile
+from autoglm.privacy.vault.places import VaultPaths
+from autoglm.privacy.vault.store import Vault
 from autoglm.sync.sqlite_store import SqliteStore
-from autoglm.sync.store import MemoryStore, Row
+from autoglm.sync.store import MemoryStore, Row, Store
+from autoglm.sync.vault_store import VaultStore
 from autoglm.sync.version import Version
 
 
@@ -14,14 +23,28 @@ def row(counter: int, *, cell: bytes = b"c", generation: int = 0, is_live: bool 
     return Row(version, is_live, generation)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@contextmanager
+def opened(kind: str, directory: Path) -> Iterator[Store]:
+    """A store in a directory, as a process would open it."""
+    if kind == "sqlite":
+        store = SqliteStore(directory / "sync.db")
+        yield store
+        store.close()
+        return
+    paths = VaultPaths(directory / "data" / "vault.db", directory / "state" / "anchor")
+    with Vault(paths, KeyFile(directory / "config" / "key")) as vault:
+        sealed = VaultStore(vault, directory / "sync.lock")
+        yield sealed
+        sealed.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", "vault"])
 def store(request, tmp_path):
     if request.param == "memory":
         yield MemoryStore()
         return
-    store = SqliteStore(tmp_path / "sync.db")
-    yield store
-    store.close()
+    with opened(request.param, tmp_path) as found:
+        yield found
 
 
 def test_rows_come_back_as_they_were_put(store):
@@ -51,16 +74,50 @@ def test_failed_transaction_leaves_no_trace(store):
     assert store.load_state() == b"old"
 
 
-def test_sqlite_store_survives_its_process_and_is_private(tmp_path):
-    path = tmp_path / "sync.db"
-    store = SqliteStore(path)
-    with store.transaction():
+@pytest.mark.parametrize("kind", ["sqlite", "vault"])
+def test_store_survives_its_process_and_is_private(kind, tmp_path):
+    with opened(kind, tmp_path) as store:
+        for counter in range(1, 4):
+            with store.transaction():
+                store.put(row(counter))
+                store.save_state(b"state %d" % counter)
+        with store.transaction():
+            store.delete((1, 2))
+    with opened(kind, tmp_path) as again:
+        assert again.pending(1, 0, 9) == [row(1), row(3)]
+        assert again.load_state() == b"state 3"
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in files if path.stat().st_mode & 0o077] == []
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "vault"])
+def test_store_has_one_owner(kind, tmp_path):
+    with opened(kind, tmp_path) as store:
+        with store.transaction():
+            store.put(row(1))
+        with pytest.raises(StorageError), opened(kind, tmp_path):
+            pass
+
+
+def test_vault_holds_no_value_in_the_clear(tmp_path):
+    with opened("vault", tmp_path) as store, store.transaction():
         store.put(row(1))
-    store.close()
-    again = SqliteStore(path)
-    assert again.cell(b"c") == [row(1)]
-    assert path.stat().st_mode & 0o077 == 0
-    again.close()
+        store.save_state(b"state-canary")
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"payload" not in stored
+    assert b"canary" not in stored
+
+
+def test_records_live_in_the_vault(tmp_path, make_records, hub):
+    other = make_records()
+    with opened("vault", tmp_path) as store:
+        records = make_records(store)
+        records.put("n", "title", "t")
+        records.write_text("n", "body", "one two")
+        sync(hub, records, other)
+    with opened("vault", tmp_path) as store:
+        again = make_records(store)
+        assert again.get("n") == other.get("n") == {"title": "t", "body": "one two"}
 
 
 def test_file_that_is_no_database_is_a_storage_error(tmp_path):

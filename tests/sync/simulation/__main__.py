@@ -32,6 +32,7 @@ def main() -> int:
             if faults:
                 failed += 1
                 sys.stdout.write(f"seed {seed} commit {commit}: {'; '.join(faults)}\n")
+                sys.stdout.flush()
             if done % 5000 == 0:
                 sys.stderr.write(f"{done} seeds, {time.monotonic() - start:.0f} s\n")
     sys.stdout.write(
