@@ -136,7 +136,7 @@ def test_the_references_themselves_score_full_marks(name):
 
 def test_facts_score_pairs_and_valid_json():
     wanted = '{"dates": ["Friday"], "amounts": ["$3", "$4"]}'
-    items = [Item("p", "t", (wanted,), "en")] * 2
+    items = [Item("p", text, (wanted,), "en") for text in ("one", "two")]
     answers = iter(['{"dates": ["friday"], "amounts": ["$3", "$9"]}', "no JSON"])
     task = Task("facts", "facts", "f", lambda records: iter(()), 1)
     report = run_task(task, items, lambda i, n: next(answers), AnswerFile(None, "m"), print)
@@ -168,6 +168,16 @@ def test_a_second_run_asks_only_what_is_left(tmp_path):
     assert report["num"] == 4
     with pytest.raises(InputError, match="another model"):
         AnswerFile(path, "other")
+
+
+def test_a_run_with_another_limit_takes_no_answer_of_another_question(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    task = BY_NAME["clinc150"]
+    for limit in (3, 4, 12):
+        items = load_items(SLICE, task, limit)
+        report = run_task(task, items, perfect, AnswerFile(path, "m"), lambda done: None)
+        assert report["model"]["accuracy"] == 100.0
+    assert len(path.read_text().splitlines()) == 1 + 12
 
 
 def test_a_file_that_holds_no_answers_is_refused(tmp_path):

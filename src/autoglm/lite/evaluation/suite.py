@@ -4,6 +4,7 @@ The model is a function from an item to its answer, so that what is measured is 
 Answers are kept as they come; a second run goes on after the last one.
 """
 
+import hashlib
 import json
 import math
 import time
@@ -22,12 +23,15 @@ Metrics = dict[str, float]
 
 
 class AnswerFile:
-    """Answers by task and item, appended one by one, so that a run can be resumed."""
+    """Answers by task and question, appended one by one, so that a run can be resumed.
+
+    A question is known by a digest, so that a run with another limit finds what it shares.
+    """
 
     def __init__(self, path: Path | None, model: str) -> None:
         """Raises InputError if the file holds another model's answers or something else."""
         self._path = path
-        self._known: dict[tuple[str, int], str] = {}
+        self._known: dict[tuple[str, str], str] = {}
         if path is None:
             return
         if not path.exists() or not path.stat().st_size:
@@ -38,7 +42,7 @@ class AnswerFile:
             owner = json.loads(head)["model"]
             for line in lines:
                 entry = json.loads(line)
-                self._known[entry["task"], entry["item"]] = entry["answer"]
+                self._known[entry["task"], entry["question"]] = entry["answer"]
         except (ValueError, KeyError, TypeError) as err:
             message = f"{path}: not a file of answers; give the name of a fresh one"
             raise InputError(message) from err
@@ -46,24 +50,29 @@ class AnswerFile:
             message = f"{path}: holds the answers of another model; give the name of a fresh one"
             raise InputError(message)
 
-    def get(self, task: str, item: int) -> str | None:
+    def get(self, task: Task, item: Item) -> str | None:
         """An answer given before."""
-        return self._known.get((task, item))
+        return self._known.get((task.name, _digest(task, item)))
 
-    def add(self, task: str, index: int, item: Item, answer: str) -> None:
+    def add(self, task: Task, item: Item, answer: str) -> None:
         """Remember an answer, with what was asked and what would be right."""
-        self._known[task, index] = answer
+        self._known[task.name, _digest(task, item)] = answer
         if self._path is None:
             return
         entry = {
-            "task": task,
-            "item": index,
+            "task": task.name,
+            "question": _digest(task, item),
             "prompt": item.prompt,
             "references": item.references,
             "answer": answer,
         }
         with self._path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _digest(task: Task, item: Item) -> str:
+    asked = f"{task.max_tokens}\0{item.prompt}\0{item.text}"
+    return hashlib.sha256(asked.encode()).hexdigest()[:24]
 
 
 def run_task(
@@ -77,10 +86,10 @@ def run_task(
     started = time.perf_counter()
     answers: list[str] = []
     for index, item in enumerate(items):
-        found = kept.get(task.name, index)
+        found = kept.get(task, item)
         if found is None:
             found = answer(item, task.max_tokens)
-            kept.add(task.name, index, item, found)
+            kept.add(task, item, found)
         answers.append(found)
         on_item(index + 1)
     report: dict[str, Any] = {"num": len(items), "seconds": time.perf_counter() - started}
