@@ -42,6 +42,11 @@ class Score:
     perplexity: float
     rise_percent: float
 
+    @property
+    def form(self) -> tuple[str, int, str]:
+        """Of weights, activations and cache."""
+        return self.weights, self.activation_bits, self.kv_dtype
+
 
 def open_model(path: Path) -> _core.Model:
     """A bundle's mapped weights."""
@@ -134,14 +139,15 @@ def rounded_scores(
 def table(results: Sequence[Score]) -> str:
     """The scores as Markdown, one row a choice."""
     names = list(dict.fromkeys(score.text for score in results))
-    rows: dict[tuple[str, int, str], list[str]] = {}
+    rows: dict[tuple[str, int, str], dict[str, str]] = {}
     for score in results:
         cell = f"{score.perplexity:.3f} ({score.rise_percent:+.2f} %)"
-        rows.setdefault((score.weights, score.activation_bits, score.kv_dtype), []).append(cell)
+        rows.setdefault(score.form, {})[score.text] = cell
     head = "| weights | activations | KV cache | " + " | ".join(names) + " |"
     lines = [head, "|--|--|--|" + "--|" * len(names)]
     for (weights, bits, kv_dtype), cells in rows.items():
-        lines.append(f"| {weights} | {bits} bits | {kv_dtype} | " + " | ".join(cells) + " |")
+        texts = " | ".join(cells.get(name, "") for name in names)
+        lines.append(f"| `{weights}` | {bits} bits | {kv_dtype} | {texts} |")
     return "\n".join(lines)
 
 

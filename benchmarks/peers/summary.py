@@ -62,12 +62,7 @@ class Results:
 
 def rises_of(form: Form, scores: Sequence[Score]) -> tuple[float, ...]:
     """The rise of perplexity of every text, in percent."""
-    key = (form.weights, form.activation_bits, form.kv_dtype)
-    return tuple(
-        score.rise_percent
-        for score in scores
-        if (score.weights, score.activation_bits, score.kv_dtype) == key
-    )
+    return tuple(score.rise_percent for score in scores if score.form == form.key)
 
 
 def latest(directory: Path, pattern: str) -> Path | None:

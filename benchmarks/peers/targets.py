@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from quality import Score
 
 from peers import workload as w
-from peers.engines import LIMITED_ISAS, OURS, PRODUCT, RECIPE
+from peers.engines import CLOSER, LIMITED_ISAS, OURS, PRODUCT, RECIPE
 from peers.product import LOOKUP_NEW, LOOKUP_QUOTES, REQUESTS_P95
 from peers.rows import (
     Median,
@@ -166,25 +166,20 @@ def rows_of(samples: Sequence[Sample], scale: Scale) -> list[Row]:
 
 
 def quality_rows(scores: Sequence[Score]) -> list[Row]:
-    """What the int4 recipe and the int8 cache cost LITE; on answers, and the span of all texts."""
-    int4 = {
-        s.text: s.rise_percent for s in scores if _key(s) == (RECIPE.weights, 8, RECIPE.kv_dtype)
-    }
-    cached = {(s.text, s.kv_dtype): s.perplexity for s in scores if _key(s)[:2] == ("bf16", 16)}
+    """What the int4 recipes and the int8 cache cost LITE; on answers, and the span of all texts."""
+    rows = [
+        (f"perplexity rise, `{form.weights.replace('model.layers.', '')}`", rises, 2.0)
+        for form in (RECIPE, CLOSER)
+        if (rises := {s.text: s.rise_percent for s in scores if s.form == form.key})
+    ]
+    cached = {(s.text, s.kv_dtype): s.perplexity for s in scores if s.form[:2] == ("bf16", 16)}
     int8_cache = {
         text: 100 * (value / cached[text, "fp16"] - 1)
         for (text, kv_dtype), value in cached.items()
         if kv_dtype == "int8"
     }
-    rows = (
-        ("perplexity rise, int4 recipe", int4, 2.0),
-        ("the same, int8 cache", int8_cache, 0.2),
-    )
+    rows.append(("perplexity rise, int8 cache", int8_cache, 0.2))
     return [_rise_row(name, rises, limit) for name, rises, limit in rows if ANSWERS in rises]
-
-
-def _key(score: Score) -> tuple[str, int, str]:
-    return score.weights, score.activation_bits, score.kv_dtype
 
 
 def _rise_row(name: str, rises: dict[str, float], limit: float) -> Row:
