@@ -38,7 +38,7 @@ class Wire:
     def serve(self, request: Request) -> Response:
         """One round as bytes."""
         if request.push is not None:
-            versions = tuple(map(self.sealer.seal, request.push.versions))
+            versions = self.sealer.seal_all(request.push.versions)
             request = replace(request, push=replace(request.push, versions=versions))
         data = self.device_link.encode(request).SerializeToString()
         self.sent.append(len(data) + ENVELOPE)
@@ -46,13 +46,15 @@ class Wire:
         answer = self.hub_link.encode(self.hub.serve(arrived, 0), arrived).SerializeToString()
         self.received.append(len(answer) + ENVELOPE)
         response = self.device_link.decode(SyncResponse.FromString(answer), request)
-        return replace(response, versions=tuple(map(self.sealer.open, response.versions)))
+        return replace(response, versions=self.sealer.open_all(response.versions))
 
 
 def device(seed: int) -> Records:
     """A new device in memory."""
     clock = HybridClock(lambda: time.time_ns() // 1_000_000)
-    return Records(MemoryStore(), b"index", clock=clock, rng=random.Random(seed))
+    return Records(
+        MemoryStore(), Sealer(ROOT_KEY).index_key(), clock=clock, rng=random.Random(seed)
+    )
 
 
 def drain(records: Records, wire: Wire) -> None:

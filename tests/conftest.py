@@ -18,6 +18,17 @@ settings.register_profile("fuzz", deadline=None, max_examples=20_000)
 settings.load_profile("default")
 
 
+def pytest_addoption(parser) -> None:
+    """`--scale N`: N times as much of what a test repeats, where it says so (make cloud-faults)."""
+    parser.addoption("--scale", type=int, default=1)
+
+
+@pytest.fixture(scope="session")
+def scale(request) -> int:
+    """How many times as much a test repeats."""
+    return request.config.getoption("--scale")
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """A Hugging Face directory with a byte-level tokenizer."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -13,8 +14,12 @@ from autoglm.cloud.database import Database, migrate
 from autoglm.cloud.hub import PostgresHub
 from autoglm.cloud.settings import CloudSettings
 from autoglm.errors import StorageError, SyncError
+from autoglm.sync.clock import HybridClock
 from autoglm.sync.hub import MemoryHub
 from autoglm.sync.messages import Push, Request
+from autoglm.sync.records import Records
+from autoglm.sync.seal import Sealer
+from autoglm.sync.store import MemoryStore
 from autoglm.sync.version import Version
 
 FUTURE = datetime.now(UTC) + timedelta(days=1)
@@ -81,9 +86,8 @@ async def test_tombstones_are_forgotten_and_a_device_that_missed_them_starts_ove
     assert (await hub.serve(tenant, Request(1, writer, 0, 0, 1, {writer: 1}))).epoch == 0
 
 
-async def test_reader_misses_nothing_of_50_concurrent_writers(database):
-    """The control: rows ordered by when they were stored, read by a cursor, are missed."""
-    hub, tenant, num_rounds = PostgresHub(database), "writers", 20
+async def test_reader_misses_nothing_of_50_concurrent_writers(database, scale):
+    hub, tenant, num_rounds = PostgresHub(database), "writers", 20 * scale
     rng = random.Random(1)
     actors = [await enrol(hub, tenant, n + 1) for n in range(50)]
     reader = await enrol(hub, tenant, 99)
@@ -129,7 +133,58 @@ async def test_cursor_over_an_identity_column_misses_rows(postgres):
         await connection.close()
 
 
-async def test_tenants_never_see_each_other(database):
+class Sealed:
+    """Devices' rounds over PostgreSQL, sealed as over a connection."""
+
+    def __init__(self, hub: PostgresHub, tenant: str) -> None:
+        self._hub, self._tenant = hub, tenant
+        self.sealer = Sealer(bytes(32))
+
+    def device(self, seed: int) -> Records:
+        clock = HybridClock(lambda: 1_700_000_000_000)
+        key = self.sealer.index_key()
+        return Records(MemoryStore(), key, clock=clock, rng=random.Random(seed))
+
+    async def sync(self, *devices: Records) -> None:
+        for records in devices:
+            is_idle = False
+            while not is_idle:
+                request = records.request()
+                if request.push is not None:
+                    versions = self.sealer.seal_all(request.push.versions)
+                    request = replace(request, push=replace(request.push, versions=versions))
+                response = await self._hub.serve(self._tenant, request)
+                opened = self.sealer.open_all(response.versions)
+                is_idle = records.receive(replace(response, versions=opened)).is_idle
+
+
+async def test_versions_that_share_a_seal_come_back_and_leave_nothing_when_replaced(
+    postgres, database
+):
+    rounds = Sealed(PostgresHub(database, page_versions=200), "shared")
+    writer, reader = rounds.device(1), rounds.device(2)
+    written = [f"note-{n}" for n in range(600)]
+    count = (
+        "SELECT count(*) FROM shared_payload p JOIN tenant t ON t.id = p.tenant"
+        " WHERE t.name = 'shared'"
+    )
+    for turn in ("first", "second"):
+        for name in written:
+            writer.put(name, "title", f"{turn} {name}")
+        writer.write_text("long", "body", f"{turn} " * 500)
+        await rounds.sync(writer, reader)
+        assert [reader.get(name) for name in written] == [
+            {"title": f"{turn} {name}"} for name in written
+        ]
+        assert int(postgres.execute(count)) == 3
+    writer.put("note-0", "title", "last")
+    for name in written[1:]:
+        writer.erase(name)
+    await rounds.sync(writer, reader)
+    assert (reader.names(), int(postgres.execute(count))) == (["long", "note-0"], 0)
+
+
+async def test_tenants_never_see_each_other(database, scale):
     hub = PostgresHub(database)
     rng = random.Random(5)
     names = [f"tenant-{n}" for n in range(8)]
@@ -137,7 +192,7 @@ async def test_tenants_never_see_each_other(database):
         actor = await enrol(hub, name, 1)
         push = Push(1, 1, (version(actor, 1, name.encode()),))
         await hub.serve(name, Request(1, actor, 0, 0, 0, {}, push))
-    for _ in range(400):
+    for _ in range(250 * scale):
         name = rng.choice(names)
         response = await hub.serve(name, Request(1, 1, 0, 0, 1, {}, wanted=((1, 1), (2, 1))))
         assert {each.cell for each in response.versions} == {name.encode()}

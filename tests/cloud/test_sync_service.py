@@ -20,6 +20,7 @@ from autoglm.protocol.channel import Channel, Endpoint, UnreachableError
 from autoglm.protocol.v1.sync_pb2 import Hello, SyncRequest, SyncResponse
 from autoglm.sync.blobs import BlockSealer, download, upload
 from autoglm.sync.clock import HybridClock
+from autoglm.sync.link import PROTOCOL
 from autoglm.sync.records import Records
 from autoglm.sync.remote import RemoteBlocks, RemoteHub, synchronise
 from autoglm.sync.seal import Sealer
@@ -103,7 +104,7 @@ def test_blob_goes_through_the_service(service, tmp_path):
 
 def test_round_as_json(service):
     token = make_token(service.secret, "json", days=1)
-    body = json.dumps({"hello": {"protocol": 1, "enrolment": "7"}}).encode()
+    body = json.dumps({"hello": {"protocol": PROTOCOL, "enrolment": "7"}}).encode()
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
     status, answer = post(service, "/v1/sync", body, **headers)
     assert (status, json.loads(answer)) == (200, {"actor": "1"})
@@ -117,7 +118,7 @@ def test_stream_by_a_grpc_client(service):
             request_serializer=SyncRequest.SerializeToString,
             response_deserializer=SyncResponse.FromString,
         )
-        requests = iter([SyncRequest(hello=Hello(protocol=1, enrolment=9))])
+        requests = iter([SyncRequest(hello=Hello(protocol=PROTOCOL, enrolment=9))])
         metadata = (("authorization", f"Bearer {token}"),)
         answers = list(exchange(requests, metadata=metadata, timeout=10))
     assert [answer.actor for answer in answers] == [1]
@@ -156,7 +157,7 @@ def test_tenant_header_of_a_client_counts_for_nothing(service):
         "x-autoglm-tenant": "alice",
         "content-type": "application/json",
     }
-    body = json.dumps({"hello": {"protocol": 1, "actor": "1"}}).encode()
+    body = json.dumps({"hello": {"protocol": PROTOCOL, "actor": "1"}}).encode()
     status, answer = post(service, "/v1/sync", body, **headers)
     assert (status, json.loads(answer)["code"]) == (400, "failed_precondition")
 

@@ -9,7 +9,11 @@ import pytest
 from autoglm.sync.clock import HybridClock
 from autoglm.sync.hub import MemoryHub
 from autoglm.sync.records import Records
+from autoglm.sync.seal import Sealer
 from autoglm.sync.store import MemoryStore, Store
+
+# That of the sealer of the tests of the wire, so that their versions share seals.
+INDEX_KEY = Sealer(bytes(range(32))).index_key()
 
 
 class Clock:
@@ -38,7 +42,7 @@ def make_records(clock) -> Callable[..., Records]:
 
     def make(store: Store | None = None, *, now_ms: Callable[[], int] = clock) -> Records:
         rng = random.Random(next(seeds))
-        return Records(store or MemoryStore(), b"key", clock=HybridClock(now_ms), rng=rng)
+        return Records(store or MemoryStore(), INDEX_KEY, clock=HybridClock(now_ms), rng=rng)
 
     return make
 

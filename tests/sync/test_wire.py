@@ -10,9 +10,13 @@ from tests.sync.conftest import sync
 
 from autoglm.errors import SyncError
 from autoglm.protocol.v1.sync_pb2 import SyncRequest, SyncResponse, Versions
+from autoglm.sync.clock import HybridClock
+from autoglm.sync.hub import MemoryHub
 from autoglm.sync.link import DeviceLink, HubLink
 from autoglm.sync.messages import Push, Request, Response
+from autoglm.sync.records import Records
 from autoglm.sync.seal import Sealer
+from autoglm.sync.store import MemoryStore
 from autoglm.sync.version import Version
 from autoglm.sync.wire import Direction, decode_versions, encode_versions
 
@@ -30,6 +34,7 @@ VERSIONS = st.builds(
     payload=st.binary(min_size=24, max_size=60),
     is_tombstone=st.booleans(),
     needs=st.none() | st.tuples(NUMBERS, NUMBERS),
+    is_shared=st.booleans(),
 )
 
 
@@ -47,7 +52,7 @@ class Wire:
     def serve(self, request, now_ms):
         sealed = request
         if request.push is not None:
-            versions = tuple(map(self.sealer.seal, request.push.versions))
+            versions = self.sealer.seal_all(request.push.versions)
             sealed = replace(request, push=replace(request.push, versions=versions))
         data = self.device_link.encode(sealed).SerializeToString()
         self.sent.append(len(data))
@@ -57,7 +62,7 @@ class Wire:
         data = self.hub_link.encode(answer, arrived).SerializeToString()
         self.received.append(len(data))
         response = self.device_link.decode(SyncResponse.FromString(data), request)
-        return replace(response, versions=tuple(map(self.sealer.open, response.versions)))
+        return replace(response, versions=self.sealer.open_all(response.versions))
 
 
 def act(records, rng, n):
@@ -104,6 +109,7 @@ COLUMN = st.lists(st.integers(0, 40) | st.integers(0, 2**32 - 1), max_size=6)
             "needs": COLUMN,
             "salts": st.binary(max_size=17),
             "salt_of": COLUMN,
+            "shared": COLUMN,
         }
     )
 )
@@ -182,6 +188,70 @@ def test_payload_moved_to_another_version_cannot_be_opened(change):
         Sealer(bytes(32)).open(sealed)
 
 
+@pytest.fixture
+def group():
+    """Twenty versions that were sealed together, and what opens them."""
+    sealer = Sealer(KEY)
+    records = Records(
+        MemoryStore(),
+        sealer.index_key(),
+        clock=HybridClock(lambda: 1_700_000_000_000),
+        rng=random.Random(1),
+    )
+    hub = MemoryHub()
+    sync(hub, records)
+    for n in range(20):
+        records.put(f"note-{n}", "title", f"title {n}")
+    push = records.request().push
+    return sealer, push.versions, sealer.seal_all(push.versions)
+
+
+def test_versions_sealed_together_open_one_by_one(group):
+    sealer, versions, sealed = group
+    assert len({version.payload for version in sealed}) == 1
+    assert Sealer(KEY).open_all(sealed) == versions
+    assert [sealer.open_all([each])[0] for each in sealed] == list(versions)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cell": b"0123456789"},
+        {"stamp": 1},
+        {"context": ((1, 1),)},
+        {"is_tombstone": True},
+        {"is_shared": False},
+        {"needs": (1, 1)},
+        {"dot": (1, 3)},
+        {"dot": (1, 99)},
+        {"dot": (2, 2)},
+        {"payload": bytes(80)},
+        {"payload": b""},
+    ],
+)
+def test_version_of_a_group_that_the_hub_changed_is_refused(group, change):
+    sealer, _, sealed = group
+    with pytest.raises(SyncError):
+        sealer.open_all([replace(sealed[1], **change)])
+
+
+def test_versions_of_different_groups_cannot_be_exchanged(group):
+    sealer, versions, sealed = group
+    moved = [replace(v, dot=(v.dot[0], v.dot[1] + 100)) for v in versions]
+    other = sealer.seal_all(moved)
+    with pytest.raises(SyncError):
+        sealer.open_all([replace(sealed[0], payload=other[0].payload)])
+    with pytest.raises(SyncError):
+        Sealer(bytes(32)).open_all(sealed)
+
+
+def test_backlog_takes_less_than_half_the_bytes_of_single_edits(group):
+    _, versions, sealed = group
+    alone = [Sealer(KEY).seal(version) for version in versions]
+    sizes = [encode_versions(each, (1, 0), Direction()).ByteSize() for each in (sealed, alone)]
+    assert sizes[0] < sizes[1] / 2
+
+
 def test_nonce_never_repeats_under_a_key():
     sealers = [Sealer(KEY) for _ in range(2)]
     version = Version((1, 7), b"c", (), 9, b"same")
@@ -190,7 +260,9 @@ def test_nonce_never_repeats_under_a_key():
     assert len(sealed) == 4
 
 
-@pytest.mark.parametrize("field", ["cells", "sizes", "contexts", "salts", "needs", "actors"])
+@pytest.mark.parametrize(
+    "field", ["cells", "sizes", "contexts", "salts", "needs", "actors", "shared"]
+)
 def test_message_with_a_broken_column_is_refused(field):
     version = Version((1, 1), b"cell", ((1, 0),), 5, b"s" * 8 + b"t" * 16)
     message = encode_versions([version, version], (1, 0), Direction())

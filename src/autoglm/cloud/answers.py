@@ -7,6 +7,7 @@ and the number of tokens it has gets the rest. An answer that nobody reads any m
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,29 @@ class Answer:
         self.news = asyncio.Event()
 
 
+class _Inbox:
+    """Chunks on their way from many engine threads to the loop, which is woken once for all."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Answer, Chunk]] = deque()
+        self._is_woken = False
+
+    def put(self, answer: Answer, chunk: Chunk, loop: asyncio.AbstractEventLoop) -> None:
+        """Hand a chunk over. Called by any thread."""
+        self._waiting.append((answer, chunk))
+        if not self._is_woken:
+            self._is_woken = True
+            loop.call_soon_threadsafe(self.empty)
+
+    def empty(self) -> None:
+        """Give every chunk to its answer. Called by the loop."""
+        # Before the first is taken: a thread that puts one in from here on wakes the loop again.
+        self._is_woken = False
+        while self._waiting:
+            answer, chunk = self._waiting.popleft()
+            answer.add(chunk)
+
+
 class Answers:
     """Runs up to `slots` requests at once and lets `queue` more wait. For one event loop."""
 
@@ -64,6 +88,7 @@ class Answers:
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="autoglm-cloud")
         self._answers: dict[Key, Answer] = {}
         self._running: dict[asyncio.Task[None], Answer] = {}
+        self._inbox = _Inbox()
 
     @property
     def num_running(self) -> int:
@@ -110,6 +135,7 @@ class Answers:
         loop = asyncio.get_running_loop()
         async with self._slots:
             error = await loop.run_in_executor(self._threads, self._write, answer, loop)
+        self._inbox.empty()
         answer.end(error, loop.time())
 
     def _write(self, answer: Answer, loop: asyncio.AbstractEventLoop) -> AutoGLMError | None:
@@ -118,7 +144,7 @@ class Answers:
             return CancelledError("cancelled before it began")
         try:
             for chunk in self._engine.stream(answer.request):
-                loop.call_soon_threadsafe(answer.add, chunk)
+                self._inbox.put(answer, chunk, loop)
         except AutoGLMError as err:
             return err
         return None

@@ -29,7 +29,7 @@ from autoglm.sync.wire import flat, pairs
 
 _COLUMNS = (
     "v.actor, v.counter, v.cell, v.context, v.stamp, v.payload, v.is_tombstone, v.needs_actor,"
-    " v.needs_counter"
+    " v.needs_counter, v.shared"
 )
 _LACKING = f"""
 SELECT {_COLUMNS} FROM actor a
@@ -51,17 +51,35 @@ DELETE FROM version v WHERE v.tenant = $1 AND v.cell = ANY ($2) AND NOT v.is_liv
     SELECT 1 FROM version w WHERE w.tenant = v.tenant AND w.cell = v.cell
       AND w.needs_actor = v.actor AND w.needs_counter = v.counter
   )
+RETURNING v.actor, v.shared
+"""
+# Payloads whose last version is gone.
+_TIDY_PAYLOADS = """
+DELETE FROM shared_payload p USING unnest($2::bigint[], $3::bigint[]) AS left_by (actor, shared)
+WHERE p.tenant = $1 AND p.actor = left_by.actor AND p.counter = left_by.shared AND NOT EXISTS (
+  SELECT 1 FROM version w WHERE w.tenant = p.tenant AND w.actor = p.actor AND w.shared = p.counter
+)
+"""
+_PAYLOADS = """
+SELECT p.actor, p.counter, p.data FROM shared_payload p
+JOIN unnest($2::bigint[], $3::bigint[]) AS asked (actor, counter)
+  ON p.actor = asked.actor AND p.counter = asked.counter
+WHERE p.tenant = $1
+"""
+_INSERT_PAYLOADS = """
+INSERT INTO shared_payload (tenant, actor, counter, data)
+SELECT $1, $2, counter, data FROM unnest($3::bigint[], $4::bytea[]) AS given (counter, data)
 """
 _FORGET = "DELETE FROM version WHERE tenant = $1 AND is_tombstone AND received < $2"
 # Arrays of arrays do not unnest by rows, so contexts come as text.
 _INSERT = """
 INSERT INTO version (tenant, actor, counter, cell, context, stamp, payload, is_tombstone,
-  needs_actor, needs_counter)
+  needs_actor, needs_counter, shared)
 SELECT $1, actor, counter, cell, context::bigint[], stamp, payload, is_tombstone, needs_actor,
-  needs_counter
+  needs_counter, shared
 FROM unnest($2::bigint[], $3::bigint[], $4::bytea[], $5::text[], $6::bigint[], $7::bytea[],
-  $8::boolean[], $9::bigint[], $10::bigint[]) AS given (actor, counter, cell, context, stamp,
-  payload, is_tombstone, needs_actor, needs_counter)
+  $8::boolean[], $9::bigint[], $10::bigint[], $11::bigint[]) AS given (actor, counter, cell,
+  context, stamp, payload, is_tombstone, needs_actor, needs_counter, shared)
 """
 
 
@@ -116,7 +134,8 @@ class PostgresHub:
         lacking = await connection.fetch(
             _LACKING, tenant, list(known), list(known.values()), limit + 1
         )
-        versions, reached, more = page([_version(r) for r in lacking], known, vector, limit)
+        found = await _read(connection, tenant, lacking)
+        versions, reached, more = page(found, known, vector, limit)
         wanted = await _versions(connection, tenant, request.wanted)
         return Response(
             request.round, request.actor, row.counter, row.epoch, reached, versions + wanted, more
@@ -201,12 +220,19 @@ async def _versions(
         [actor for actor, _ in dots],
         [counter for _, counter in dots],
     )
-    return tuple(_version(record) for record in found)
+    return tuple(await _read(connection, tenant, found))
 
 
 async def _store(connection: asyncpg.Connection, tenant: int, actor: int, push: Push) -> None:
     versions = push.versions
     needs = [version.needs or (None, None) for version in versions]
+    shared: dict[bytes, int] = {}
+    for version in versions:
+        if version.is_shared:
+            shared.setdefault(version.payload, version.dot[1])
+    if shared:
+        counters = list(shared.values())
+        await connection.execute(_INSERT_PAYLOADS, tenant, actor, counters, list(shared))
     await connection.execute(
         _INSERT,
         tenant,
@@ -215,18 +241,13 @@ async def _store(connection: asyncpg.Connection, tenant: int, actor: int, push: 
         [version.cell for version in versions],
         ["{" + ",".join(map(str, flat(version.context))) + "}" for version in versions],
         [version.stamp for version in versions],
-        [version.payload for version in versions],
+        [None if version.is_shared else version.payload for version in versions],
         [version.is_tombstone for version in versions],
         [base for base, _ in needs],
         [base_counter for _, base_counter in needs],
+        [shared[version.payload] if version.is_shared else None for version in versions],
     )
-    seen = [(v.cell, *dot) for v in versions for dot in v.context]
-    if seen:
-        cells, actors, counters = (list(column) for column in zip(*seen, strict=True))
-        await connection.execute(_SUPERSEDE, tenant, cells, actors, counters)
-        touched = list({cell for cell, *_ in seen})
-        while await connection.execute(_TIDY, tenant, touched) != "DELETE 0":
-            pass
+    await _forget_replaced(connection, tenant, versions)
     await connection.execute(
         "UPDATE actor SET counter = $3, batch = $4 WHERE tenant = $1 AND actor = $2",
         tenant,
@@ -234,6 +255,23 @@ async def _store(connection: asyncpg.Connection, tenant: int, actor: int, push: 
         push.upto,
         push.batch,
     )
+
+
+async def _forget_replaced(
+    connection: asyncpg.Connection, tenant: int, versions: Sequence[Version]
+) -> None:
+    """Remove what the versions have seen, but for what others are built on."""
+    seen = [(v.cell, *dot) for v in versions for dot in v.context]
+    if not seen:
+        return
+    cells, actors, counters = (list(column) for column in zip(*seen, strict=True))
+    await connection.execute(_SUPERSEDE, tenant, cells, actors, counters)
+    touched = list({cell for cell, *_ in seen})
+    left: set[Dot] = set()
+    while gone := await connection.fetch(_TIDY, tenant, touched):
+        left |= {(row["actor"], row["shared"]) for row in gone if row["shared"] is not None}
+    if left:
+        await connection.execute(_TIDY_PAYLOADS, tenant, *map(list, zip(*left, strict=True)))
 
 
 async def _remember(
@@ -251,14 +289,29 @@ async def _remember(
         )
 
 
-def _version(record: asyncpg.Record) -> Version:
+async def _read(
+    connection: asyncpg.Connection, tenant: int, records: Sequence[asyncpg.Record]
+) -> list[Version]:
+    """The versions in rows of _COLUMNS, with the payloads that they share."""
+    asked = {(row["actor"], row["shared"]) for row in records if row["shared"] is not None}
+    if not asked:
+        return [_version(record, record["payload"]) for record in records]
+    found = await connection.fetch(_PAYLOADS, tenant, *map(list, zip(*asked, strict=True)))
+    payloads = {(row["actor"], row["counter"]): row["data"] for row in found}
+    return [
+        _version(row, row["payload"] or payloads[row["actor"], row["shared"]]) for row in records
+    ]
+
+
+def _version(record: asyncpg.Record, payload: bytes) -> Version:
     needs_actor = record["needs_actor"]
     return Version(
         (record["actor"], record["counter"]),
         record["cell"],
         tuple(pairs(record["context"])),
         record["stamp"],
-        record["payload"],
+        payload,
         record["is_tombstone"],
         None if needs_actor is None else (needs_actor, record["needs_counter"]),
+        record["shared"] is not None,
     )

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
+import uvloop
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.utils import LifespanFailureError
@@ -29,7 +30,8 @@ def run(
     settings: CloudSettings, engine: Engine | None, model: str, ready: Callable[[str], None]
 ) -> None:
     """Serve until SIGINT or SIGTERM; `ready` gets the address. Raises what starting raises."""
-    asyncio.run(_run(settings, engine, model, ready))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings, engine, model, ready))
 
 
 async def _run(

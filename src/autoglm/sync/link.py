@@ -20,7 +20,7 @@ from autoglm.sync.wire import (
     pairs,
 )
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ merged by words. A field that was written while another device erased the record
 
 from __future__ import annotations
 
-import hashlib
 import random
 from dataclasses import replace
 
@@ -18,9 +17,11 @@ from autoglm.protocol.v1.entry_pb2 import (
     KIND_SET,
     KIND_TEXT,
     Entry,
+    Kind,
     Scalar,
     Share,
 )
+from autoglm.sync.cells import cell_of
 from autoglm.sync.clock import HybridClock
 from autoglm.sync.device import Device, Received
 from autoglm.sync.messages import Request, Response
@@ -28,7 +29,6 @@ from autoglm.sync.store import Store
 from autoglm.sync.texts import MAX_DEPTH, base_text, edit_of, inlined, make_edit, merged
 from autoglm.sync.version import Version
 
-CELL_BYTES = 10
 MAX_NAME_BYTES = 256
 MAX_VALUE_BYTES = 2**20
 MAX_COUNT = 2**62
@@ -173,7 +173,7 @@ class Records:
         entry.member = _lane(actor)
         entry.share.total -= entry.share.confirmed
         entry.share.confirmed = 0
-        cell = self._cell(entry.record, entry.field, KIND_COUNTER, entry.member)
+        cell = cell_of(self._index_key, entry)
         return replace(version, cell=cell, context=(), payload=entry.SerializeToString())
 
     def _write(self, entry: Entry, *, needs: tuple[int, int] | None = None) -> None:
@@ -185,16 +185,14 @@ class Records:
         if len(payload) > MAX_VALUE_BYTES:
             message = f"a value of {len(payload)} bytes; at most {MAX_VALUE_BYTES}, or use a blob"
             raise InvalidRequestError(message)
-        cell = self._cell(entry.record, entry.field, entry.kind, entry.member)
+        cell = cell_of(self._index_key, entry)
         self.device.write(cell, payload, needs=needs)
         if self._cells is not None:
             self._cells.setdefault(entry.record, set()).add(cell)
 
-    def _cell(self, record: str, field: str, kind: int, member: bytes = b"") -> bytes:
-        digest = hashlib.blake2b(bytes([kind]), key=self._index_key, digest_size=CELL_BYTES)
-        for part in (record.encode(), field.encode(), member):
-            digest.update(len(part).to_bytes(4, "big") + part)
-        return digest.digest()
+    def _cell(self, record: str, field: str, kind: Kind, member: bytes = b"") -> bytes:
+        entry = Entry(record=record, field=field, kind=kind, member=member)
+        return cell_of(self._index_key, entry)
 
     def _index(self) -> dict[str, set[bytes]]:
         """The cells of each record, read from the store when it has changed from outside."""

@@ -37,7 +37,7 @@ class RemoteHub:
     def serve(self, request: Request) -> Response:
         """One round. Raises SyncError, UnreachableError or another CloudError."""
         if request.push is not None:
-            versions = tuple(self._sealer.seal(version) for version in request.push.versions)
+            versions = self._sealer.seal_all(request.push.versions)
             request = replace(request, push=replace(request.push, versions=versions))
         try:
             with translated():
@@ -50,8 +50,7 @@ class RemoteHub:
         except AutoGLMError:
             self.close()
             raise
-        versions = tuple(self._sealer.open(version) for version in response.versions)
-        return replace(response, versions=versions)
+        return replace(response, versions=self._sealer.open_all(response.versions))
 
     def _exchange(self, request: Request) -> SyncResponse:
         if self._requests is None:

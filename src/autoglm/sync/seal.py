@@ -2,18 +2,20 @@
 
 AES-256-GCM. Every process draws a salt and derives one key for each author it seals for; the nonce
 is the version's counter, so it costs no bytes and cannot repeat under a key. Dot, cell, context,
-clock and what the version needs are authenticated: a hub cannot move a payload.
+clock and what the version needs are authenticated: a hub cannot move a payload. Many small
+versions share one seal, under another key and with a random nonce.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
 from autoglm.errors import SyncError, require
+from autoglm.sync.groups import groups_of, member, packed, unpacked
 from autoglm.sync.version import Version
 
 SALT_BYTES = 8
@@ -21,7 +23,9 @@ KEY_BYTES = 32
 TAG_BYTES = 16
 # Below this, zstd's frame costs more than it saves.
 COMPRESS_ABOVE = 128
+LEVEL = 9
 MAX_PLAIN_BYTES = 2**22
+NONCE_BYTES = 12
 FORMAT = 1
 _RAW, _ZSTD = b"\x00", b"\x01"
 
@@ -45,10 +49,11 @@ class Sealer:
         self._aead = require("cryptography.hazmat.primitives.ciphers.aead", extra="sync")
         self._zstd = require("zstandard", extra="sync")
         self._cipher = lru_cache(maxsize=4096)(self._derive)
+        self._index_key = self._expand(b"autoglm cells")
 
     def index_key(self) -> bytes:
         """The key that hides the names of cells."""
-        return self._expand(b"autoglm cells")
+        return self._index_key
 
     def derived_key(self, purpose: bytes) -> bytes:
         """A key of its own for another purpose."""
@@ -56,25 +61,65 @@ class Sealer:
 
     def seal(self, version: Version) -> Version:
         """The version with its payload encrypted."""
-        plain = _RAW + version.payload
-        if len(version.payload) > COMPRESS_ABOVE:
-            packed = _ZSTD + self._zstd.ZstdCompressor(level=3).compress(version.payload)
-            plain = min(plain, packed, key=len)
-        cipher = self._cipher(version.dot[0], self._salt)
+        cipher = self._cipher(b"autoglm versions", version.dot[0], self._salt)
+        plain = self._compressed(version.payload)
         sealed = cipher.encrypt(_nonce(version), plain, _bound(version))
         return replace(version, payload=self._salt + sealed)
+
+    def seal_all(self, versions: Sequence[Version]) -> tuple[Version, ...]:
+        """The versions of a push with their payloads encrypted; small ones share one."""
+        sealed: dict[int, Version] = {}
+        for positions in groups_of(versions, self._index_key):
+            members = [versions[n] for n in positions]
+            payload = self._seal_group(members)
+            for n in positions:
+                sealed[n] = replace(versions[n], payload=payload, is_shared=True)
+        return tuple(sealed.get(n) or self.seal(version) for n, version in enumerate(versions))
+
+    def _seal_group(self, members: Sequence[Version]) -> bytes:
+        cipher = self._cipher(b"autoglm groups", members[0].dot[0], self._salt)
+        nonce = os.urandom(NONCE_BYTES)
+        plain = self._compressed(packed(members))
+        return self._salt + nonce + cipher.encrypt(nonce, plain, bytes([FORMAT]))
+
+    def open_all(self, versions: Sequence[Version]) -> tuple[Version, ...]:
+        """The versions with their payloads in the clear. Raises SyncError for one that is wrong."""
+        opened: list[Version] = []
+        groups: dict[tuple[int, bytes], dict[int, Version]] = {}
+        for version in versions:
+            if not version.is_shared:
+                opened.append(self.open(version))
+                continue
+            key = version.dot[0], version.payload
+            if key not in groups:
+                groups[key] = self._open_group(*key)
+            opened.append(member(version, groups[key]))
+        return tuple(opened)
+
+    def _open_group(self, actor: int, payload: bytes) -> dict[int, Version]:
+        salt, rest = payload[:SALT_BYTES], payload[SALT_BYTES:]
+        cipher = self._cipher(b"autoglm groups", actor, salt)
+        try:
+            plain = cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], bytes([FORMAT]))
+            return unpacked(self._unpacked(plain), actor, self._index_key)
+        except Exception as err:
+            raise _unreadable() from err
 
     def open(self, version: Version) -> Version:
         """The version with its payload in the clear. Raises SyncError if it was not sealed so."""
         salt, sealed = version.payload[:SALT_BYTES], version.payload[SALT_BYTES:]
-        cipher = self._cipher(version.dot[0], salt)
+        cipher = self._cipher(b"autoglm versions", version.dot[0], salt)
         try:
             plain = cipher.decrypt(_nonce(version), sealed, _bound(version))
             return replace(version, payload=self._unpacked(plain))
         except Exception as err:
-            # Every library fails in its own way; all of them mean the same to the user.
-            message = "a version cannot be opened: another key, or it was changed on the way"
-            raise SyncError(message) from err
+            raise _unreadable() from err
+
+    def _compressed(self, plain: bytes) -> bytes:
+        if len(plain) <= COMPRESS_ABOVE:
+            return _RAW + plain
+        smaller: bytes = self._zstd.ZstdCompressor(level=LEVEL).compress(plain)
+        return min(_RAW + plain, _ZSTD + smaller, key=len)
 
     def _unpacked(self, plain: bytes) -> bytes:
         if plain[:1] == _RAW:
@@ -82,8 +127,8 @@ class Sealer:
         unpack: Callable[..., bytes] = self._zstd.ZstdDecompressor().decompress
         return unpack(plain[1:], max_output_size=MAX_PLAIN_BYTES)
 
-    def _derive(self, actor: int, salt: bytes) -> _Cipher:
-        info = b"autoglm versions" + actor.to_bytes(8, "big") + salt
+    def _derive(self, purpose: bytes, actor: int, salt: bytes) -> _Cipher:
+        info = purpose + actor.to_bytes(8, "big") + salt
         cipher: _Cipher = self._aead.AESGCM(self._expand(info))
         return cipher
 
@@ -94,6 +139,11 @@ class Sealer:
             self._root_key
         )
         return key
+
+
+def _unreadable() -> SyncError:
+    """Every library fails in its own way; all of them mean the same to the user."""
+    return SyncError("a version cannot be opened: another key, or it was changed on the way")
 
 
 def _nonce(version: Version) -> bytes:

@@ -20,7 +20,10 @@ Context = tuple[Dot, ...]
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One write of one cell. `needs` is the version that the payload is a difference to."""
+    """One write of one cell. `needs` is the version that the payload is a difference to.
+
+    Versions of one author that are sealed together have the same payload and `is_shared`.
+    """
 
     dot: Dot
     cell: bytes
@@ -29,6 +32,7 @@ class Version:
     payload: bytes
     is_tombstone: bool = False
     needs: Dot | None = None
+    is_shared: bool = False
 
     @property
     def order(self) -> tuple[int, Dot]:

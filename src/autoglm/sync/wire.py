@@ -58,9 +58,7 @@ def _padded(column: Sequence[int], count: int, name: str) -> list[int]:
 def encode_versions(versions: Sequence[Version], before: Dot, way: Direction) -> Versions:
     """The columns of sealed versions. `before` is the sender and its counter before the first."""
     out = Versions(cells=b"".join(version.cell for version in versions))
-    salts: dict[bytes, int] = {}
-    actors, counters, stamps, salt_of, contexts = [], [], [], [], []
-    payloads = []
+    actors, counters, stamps, contexts = [], [], [], []
     actor, counter = before
     for n, version in enumerate(versions):
         actors.append(version.dot[0] - actor)
@@ -69,8 +67,6 @@ def encode_versions(versions: Sequence[Version], before: Dot, way: Direction) ->
         stamps.append(version.stamp - way.stamp)
         way.stamp = version.stamp
         contexts += [len(version.context), *flat(version.context)]
-        salt_of.append(salts.setdefault(version.payload[:SALT_BYTES], len(salts)))
-        payloads.append(version.payload[SALT_BYTES:])
         if version.is_tombstone:
             out.tombstones.append(n)
         if version.needs is not None:
@@ -79,19 +75,46 @@ def encode_versions(versions: Sequence[Version], before: Dot, way: Direction) ->
     out.counters.extend(_trimmed(counters))
     out.stamps.extend(_trimmed(stamps))
     out.contexts.extend(_trimmed(contexts))
-    out.sizes.extend(len(payload) for payload in payloads[:-1])
-    out.payloads = b"".join(payloads)
+    _encode_payloads(versions, out, way)
+    return out
+
+
+def _encode_payloads(versions: Sequence[Version], out: Versions, way: Direction) -> None:
+    """The payloads, each once, their salts, and which versions share one."""
+    payloads: list[bytes] = []
+    shared: dict[bytes, int] = {}
+    runs: list[list[int]] = []
+    for version in versions:
+        index = len(payloads)
+        if version.is_shared:
+            index = shared.setdefault(version.payload, index)
+        if index == len(payloads):
+            payloads.append(version.payload)
+        kind = index + 1 if version.is_shared else 0
+        if runs and runs[-1][1] == kind:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, kind])
+    while runs and not runs[-1][1]:
+        runs.pop()
+    out.shared.extend(number for run in runs for number in run)
+    salts: dict[bytes, int] = {}
+    salt_of = [salts.setdefault(payload[:SALT_BYTES], len(salts)) for payload in payloads]
+    out.sizes.extend(len(payload) - SALT_BYTES for payload in payloads[:-1])
+    out.payloads = b"".join(payload[SALT_BYTES:] for payload in payloads)
     if list(salts) != [way.salt]:
         out.salts = b"".join(salts)
         out.salt_of.extend(_trimmed(salt_of))
-        way.salt = versions[-1].payload[:SALT_BYTES] if versions else way.salt
-    return out
+        way.salt = payloads[-1][:SALT_BYTES] if payloads else way.salt
 
 
 def decode_versions(message: Versions, before: Dot, way: Direction) -> tuple[Version, ...]:
     """The versions of a message. Raises SyncError."""
     payloads = list(_cut(message.payloads, message.sizes))
-    count = len(payloads)
+    salts = list(_salts(message, len(payloads), way))
+    whole = [salt + payload for salt, payload in zip(salts, payloads, strict=True)]
+    given = list(_given(message.shared, whole))
+    count = len(given)
     size, rest = divmod(len(message.cells), count)
     if count > MAX_VERSIONS or rest or not 0 < size <= MAX_CELL_BYTES:
         what = f"{count} versions with {len(message.cells)} bytes of cells"
@@ -100,7 +123,6 @@ def decode_versions(message: Versions, before: Dot, way: Direction) -> tuple[Ver
     counters = _padded(message.counters, count, "counters")
     stamps = _padded(message.stamps, count, "stamps")
     contexts = list(_contexts(message.contexts, count))
-    salts = list(_salts(message, count, way))
     needs = _needs(message.needs, count)
     tombstones = set(message.tombstones)
     versions = []
@@ -118,13 +140,32 @@ def decode_versions(message: Versions, before: Dot, way: Direction) -> tuple[Ver
                 message.cells[n * size : (n + 1) * size],
                 contexts[n],
                 way.stamp,
-                salts[n] + payloads[n],
+                given[n][0],
                 n in tombstones,
                 needs.get(n),
+                given[n][1],
             )
         )
     way.salt = salts[-1]
     return tuple(versions)
+
+
+def _given(runs: Sequence[int], payloads: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each version's payload, and whether it shares it."""
+    total, position = 0, 0
+    for size, kind in pairs(runs):
+        total += size
+        end = position + size if kind == 0 else max(position, kind)
+        # A new group's payload is the next one.
+        if not 0 < total <= MAX_VERSIONS or kind > position + 1 or end > len(payloads):
+            what = "versions without a payload"
+            raise malformed(what)
+        if kind == 0:
+            yield from ((payload, False) for payload in payloads[position:end])
+        else:
+            yield from [(payloads[kind - 1], True)] * size
+        position = end
+    yield from ((payload, False) for payload in payloads[position:])
 
 
 def _cut(payloads: bytes, sizes: Sequence[int]) -> Iterator[bytes]:

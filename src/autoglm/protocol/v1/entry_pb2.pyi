@@ -72,6 +72,18 @@ class Edit(_message.Message):
     depth: int
     def __init__(self, starts: _Optional[_Iterable[int]] = ..., removed: _Optional[_Iterable[int]] = ..., inserted: _Optional[_Iterable[str]] = ..., base: _Optional[str] = ..., depth: _Optional[int] = ...) -> None: ...
 
+class Group(_message.Message):
+    __slots__ = ("counters", "stamps", "contexts", "entries")
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    STAMPS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXTS_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    counters: _containers.RepeatedScalarFieldContainer[int]
+    stamps: _containers.RepeatedScalarFieldContainer[int]
+    contexts: _containers.RepeatedScalarFieldContainer[int]
+    entries: _containers.RepeatedCompositeFieldContainer[Entry]
+    def __init__(self, counters: _Optional[_Iterable[int]] = ..., stamps: _Optional[_Iterable[int]] = ..., contexts: _Optional[_Iterable[int]] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping[str, object]]]] = ...) -> None: ...
+
 class BlobManifest(_message.Message):
     __slots__ = ("num_bytes", "digest", "names")
     NUM_BYTES_FIELD_NUMBER: _ClassVar[int]

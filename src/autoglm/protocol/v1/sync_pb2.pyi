@@ -63,7 +63,7 @@ class SyncResponse(_message.Message):
     def __init__(self, acked: _Optional[int] = ..., epoch: _Optional[int] = ..., vector: _Optional[_Iterable[int]] = ..., versions: _Optional[_Union[Versions, _Mapping[str, object]]] = ..., more: _Optional[bool] = ..., forked: _Optional[bool] = ..., inline: _Optional[_Iterable[int]] = ..., actor: _Optional[int] = ...) -> None: ...
 
 class Versions(_message.Message):
-    __slots__ = ("cells", "actors", "counters", "stamps", "contexts", "sizes", "payloads", "tombstones", "needs", "salts", "salt_of")
+    __slots__ = ("cells", "actors", "counters", "stamps", "contexts", "sizes", "payloads", "tombstones", "needs", "salts", "salt_of", "shared")
     CELLS_FIELD_NUMBER: _ClassVar[int]
     ACTORS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,7 @@ class Versions(_message.Message):
     NEEDS_FIELD_NUMBER: _ClassVar[int]
     SALTS_FIELD_NUMBER: _ClassVar[int]
     SALT_OF_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     cells: bytes
     actors: _containers.RepeatedScalarFieldContainer[int]
     counters: _containers.RepeatedScalarFieldContainer[int]
@@ -86,4 +87,5 @@ class Versions(_message.Message):
     needs: _containers.RepeatedScalarFieldContainer[int]
     salts: bytes
     salt_of: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, cells: _Optional[bytes] = ..., actors: _Optional[_Iterable[int]] = ..., counters: _Optional[_Iterable[int]] = ..., stamps: _Optional[_Iterable[int]] = ..., contexts: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Iterable[int]] = ..., payloads: _Optional[bytes] = ..., tombstones: _Optional[_Iterable[int]] = ..., needs: _Optional[_Iterable[int]] = ..., salts: _Optional[bytes] = ..., salt_of: _Optional[_Iterable[int]] = ...) -> None: ...
+    shared: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, cells: _Optional[bytes] = ..., actors: _Optional[_Iterable[int]] = ..., counters: _Optional[_Iterable[int]] = ..., stamps: _Optional[_Iterable[int]] = ..., contexts: _Optional[_Iterable[int]] = ..., sizes: _Optional[_Iterable[int]] = ..., payloads: _Optional[bytes] = ..., tombstones: _Optional[_Iterable[int]] = ..., needs: _Optional[_Iterable[int]] = ..., salts: _Optional[bytes] = ..., salt_of: _Optional[_Iterable[int]] = ..., shared: _Optional[_Iterable[int]] = ...) -> None: ...
