@@ -42,6 +42,8 @@ SHORT_NAMES = {
     "/v1/generate": path_of(INFERENCE_SERVICE, "Complete"),
 }
 COLLECT_EVERY_S = 3600.0
+# How long a request that is refused may go on sending.
+REFUSAL_S = 0.5
 
 
 class CloudApp:
@@ -75,8 +77,10 @@ class CloudApp:
             return
         tenant = tenant_of(self._secret, scope["headers"])
         if tenant is None:
+            await _take_in(receive)
             await _reply(send, 401, "a valid token is needed")
         elif self._services is None or not self._has(path):
+            await _take_in(receive)
             await _reply(send, 404, "there is no such path")
         else:
             hidden = TENANT_HEADER.encode()
@@ -158,6 +162,14 @@ def _noting(send: Send, call: Call) -> Send:
         await send(event)
 
     return noting
+
+
+async def _take_in(receive: Receive) -> None:
+    """Read what a request sends: the server ends the connection if more comes after the reply."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REFUSAL_S):
+            while (await receive()).get("more_body"):
+                pass
 
 
 async def _reply(send: Send, status: int, text: str) -> None:
