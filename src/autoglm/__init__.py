@@ -7,6 +7,7 @@ import importlib
 TYPE_CHECKING = False  # the `typing` module alone would cost 7 ms
 if TYPE_CHECKING:
     from autoglm.client import AsyncAutoGLMClient, AutoGLMClient
+    from autoglm.compression.graphs.pipeline import GraphCompression, compress_graph
     from autoglm.compression.pipeline import Compression, compress
     from autoglm.engine.model import LoadedModel, load_model
     from autoglm.errors import AutoGLMError
@@ -20,12 +21,14 @@ _HOMES = {
     "AutoGLMError": "autoglm.errors",
     "Chunk": "autoglm.types",
     "Compression": "autoglm.compression.pipeline",
+    "GraphCompression": "autoglm.compression.graphs.pipeline",
     "LoadedModel": "autoglm.engine.model",
     "Message": "autoglm.types",
     "ModelSize": "autoglm.types",
     "Result": "autoglm.types",
     "SamplingParams": "autoglm.types",
     "compress": "autoglm.compression.pipeline",
+    "compress_graph": "autoglm.compression.graphs.pipeline",
     "load_model": "autoglm.engine.model",
 }
 
@@ -35,6 +38,7 @@ __all__ = [
     "AutoGLMError",
     "Chunk",
     "Compression",
+    "GraphCompression",
     "LoadedModel",
     "Message",
     "ModelSize",
@@ -42,6 +46,7 @@ __all__ = [
     "SamplingParams",
     "__version__",
     "compress",
+    "compress_graph",
     "load_model",
 ]
 

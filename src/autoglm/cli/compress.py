@@ -1,4 +1,4 @@
-"""Compress a model into a bundle by a recipe, one layer at a time."""
+"""Compress a model into a bundle, or an ONNX network into a smaller one, by a recipe."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from autoglm.cli.interrupt import interrupt_on_termination
 from autoglm.cli.options import add_json_option
 from autoglm.cli.output import Progress, print_json, print_text
+from autoglm.errors import UsageError
 
 MIB = 2**20
 
@@ -17,20 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="directory with config.json and safetensors, floats or of GPTQ or AWQ tools, or a "
-        ".gguf file",
+        help="directory with config.json and safetensors, floats or of GPTQ or AWQ tools, a .gguf "
+        "file, or a network in an .onnx file",
     )
     parser.add_argument(
         "--recipe",
         metavar="NAME|FILE",
-        default="w4a8",
-        help="a shipped recipe, or a file whose name ends in .toml (default: w4a8)",
+        help="a shipped recipe, or a file whose name ends in .toml (default: w4a8, or "
+        "graph-int8 for an .onnx file)",
     )
     parser.add_argument(
-        "--out", metavar="DIR", required=True, help="bundle to write; must not exist or be empty"
+        "--out",
+        metavar="DIR|FILE",
+        required=True,
+        help="bundle to write, which must not exist or be empty; for an .onnx file a file",
     )
     parser.add_argument(
-        "--calibration", metavar="FILE", help="UTF-8 text, for recipes that look at activations"
+        "--calibration",
+        metavar="FILE",
+        help="for recipes that look at activations: UTF-8 text; for an .onnx file its inputs in an "
+        ".npz or .npy file",
     )
     parser.add_argument(
         "--golden",
@@ -42,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compress and report."""
-    from autoglm.compression.pipeline import compress
+    if args.model.endswith(".onnx"):
+        return _run_graph(args)
+    from autoglm.compression.pipeline import DEFAULT_RECIPE, compress
 
     with (
         interrupt_on_termination(),
@@ -50,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         result = compress(
             args.model,
-            args.recipe,
+            args.recipe or DEFAULT_RECIPE,
             out=args.out,
             calibration=args.calibration,
             has_golden=args.golden,
@@ -63,4 +72,29 @@ def run(args: argparse.Namespace) -> int:
             f"{result.path}: {result.architecture}, {result.recipe}, "
             f"{result.weights_bytes / MIB:.1f} MiB, {result.bits_per_weight:.2f} bits a weight"
         )
+    return 0
+
+
+def _run_graph(args: argparse.Namespace) -> int:
+    from autoglm.compression.graphs.pipeline import DEFAULT_GRAPH_RECIPE, compress_graph
+
+    if args.golden:
+        message = "--golden is for bundles; an .onnx network has no prompts"
+        raise UsageError(message)
+    result = compress_graph(
+        args.model,
+        args.recipe or DEFAULT_GRAPH_RECIPE,
+        out=args.out,
+        calibration=args.calibration,
+    )
+    if args.json:
+        print_json({**asdict(result), "path": str(result.path)})
+        return 0
+    difference = ""
+    if result.largest_difference is not None:
+        difference = f", outputs within {100 * result.largest_difference:.2g} % of the largest"
+    print_text(
+        f"{result.path}: {result.recipe}, {result.nodes} nodes of {result.nodes_before}, "
+        f"{result.network_bytes / MIB:.2f} MiB of {result.source_bytes / MIB:.2f}{difference}"
+    )
     return 0
