@@ -37,6 +37,10 @@ class Settings:
     bundle with the same tokenizer that makes answers faster. `expert_memory_mib` bounds the
     experts in memory of a mixture model, the others are read when needed; 0 maps all of them.
     `precision` "fast" rounds activations and KV cache to 8 bits, "exact" to 16.
+
+    With `offline` false the cloud is asked, as far as the privacy policy (`policy`, or that of the
+    package) lets a request leave; an answer may take `cloud_timeout_s`. Above 0, `cloud_hedge_ms`
+    is how long the device waits for the cloud's first token before it tries, too.
     """
 
     model: str | None = None
@@ -51,6 +55,9 @@ class Settings:
     draft_model: str | None = None
     expert_memory_mib: int = 0
     precision: str = FAST
+    policy: str | None = None
+    cloud_timeout_s: int = 60
+    cloud_hedge_ms: int = 0
 
 
 _RANGES = {
@@ -62,6 +69,8 @@ _RANGES = {
     "window": (0, 2**24),
     "sink": (0, 2**20),
     "expert_memory_mib": (0, 2**24),
+    "cloud_timeout_s": (1, 3_600),
+    "cloud_hedge_ms": (0, 3_600_000),
 }
 
 
@@ -208,4 +217,7 @@ def load_settings(
         draft_model=sources.text("draft_model", default.draft_model),
         expert_memory_mib=sources.integer("expert_memory_mib", default.expert_memory_mib),
         precision=sources.choice("precision", default.precision, PRECISIONS),
+        policy=sources.text("policy", default.policy),
+        cloud_timeout_s=sources.integer("cloud_timeout_s", default.cloud_timeout_s),
+        cloud_hedge_ms=sources.integer("cloud_hedge_ms", default.cloud_hedge_ms),
     )

@@ -6,23 +6,28 @@ The model is loaded by the first request. Safe to use from several threads.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoglm.engine.answer_cache import Answer, AnswerCache
 from autoglm.engine.long_text import stream_parts, text_parts
-from autoglm.errors import OutputFormatError, UsageError
+from autoglm.errors import OutputFormatError, UsageError, require
 from autoglm.types import Chunk, ModelSize, Request, Result, Route, Timings, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autoglm.config import Settings
-    from autoglm.engine.base import WindowedEngine
+    from autoglm.engine.base import Engine, WindowedEngine
+    from autoglm.engine.failover import Device
 
     LoadEngine = Callable[[Settings], tuple[WindowedEngine, str, bytes]]
+    Connect = Callable[[Settings, Device], Engine]
 
 MIB = 2**20
 
@@ -46,15 +51,32 @@ def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
     return engine, name, model.fingerprint()
 
 
+def connect(settings: Settings, device: Device) -> Engine:
+    """The cloud with this device behind it. Raises UsageError unless the device is enrolled."""
+    require("connectrpc", extra="sync")
+    from autoglm.engine.online import online_engine
+
+    name = Path(settings.model).resolve().name if settings.model else ModelSize.LITE.value
+    try:
+        return online_engine(settings, device, device_model=name, environ=os.environ)
+    except UsageError as err:
+        message = f"offline is false: {err}"
+        raise UsageError(message) from err
+
+
 class Runtime:
     """One model, one answer cache, and the path of a request through them."""
 
-    def __init__(self, settings: Settings, *, load_engine: LoadEngine = load_local_engine) -> None:
-        """`load_engine` is called by the first request."""
-        if not settings.offline:
-            message = "offline is false, but this version has no cloud engine; leave it on"
-            raise UsageError(message)
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load_engine: LoadEngine = load_local_engine,
+        connect: Connect = connect,
+    ) -> None:
+        """`load_engine` is called by the first request that this device answers."""
         self._settings = settings
+        self._online = None if settings.offline else connect(settings, _Device(self))
         self._load_engine = load_engine
         self._loaded: tuple[WindowedEngine, str, bytes] | None = None
         self._is_closed = False
@@ -97,6 +119,23 @@ class Runtime:
         Raises what loading raises, ContextOverflowError, ResourceError, and OutputFormatError
         when a schema was asked for and the answer is not JSON.
         """
+        if self._online is not None:
+            return self._ask(self._online, request)
+        return self.on_device(request)
+
+    def _ask(self, online: Engine, request: Request) -> Generator[Chunk, None, None]:
+        """The answer of the cloud or, where that is not to be had, of this device."""
+        for chunk in online.stream(request):
+            result = chunk.result
+            if result is not None and request.schema is not None and result.data is None:
+                is_complete = result.finish_reason != "cancelled"
+                data = _parse_json(result.text) if is_complete else None
+                yield replace(chunk, result=replace(result, data=data))
+            else:
+                yield chunk
+
+    def on_device(self, request: Request) -> Generator[Chunk, None, None]:
+        """The answer of this device, whatever the settings say."""
         return self._stream(request, time.perf_counter())
 
     def _stream(self, request: Request, start: float) -> Generator[Chunk, None, None]:
@@ -110,7 +149,7 @@ class Runtime:
         )
         may_repeat = request.sampling.is_deterministic and request.sampling.num_logprobs is None
         if may_repeat and (answer := self._cache.get(key)):
-            route = _route(name, answer.num_parts, is_cached=True)
+            route = self._route(name, answer.num_parts, is_cached=True)
             timings = Timings(load_ms, _ms_since(start), _ms_since(start))
             yield _last_chunk(request, answer, answer.text, route, timings)
             return
@@ -129,22 +168,46 @@ class Runtime:
             )
             if may_repeat and answer.finish_reason != "cancelled":
                 self._cache.put(key, answer)
-            route = _route(name, answer.num_parts, is_cached=False)
+            route = self._route(name, answer.num_parts, is_cached=False)
             timings = Timings(load_ms, first_token_ms, _ms_since(start))
             yield _last_chunk(request, answer, chunk.text, route, timings)
+
+    def _route(self, model: str, num_parts: int, *, is_cached: bool) -> Route:
+        reason = "offline" if self._settings.offline else "answered on this device"
+        if num_parts > 1:
+            reason += (
+                f"; the text is longer than the context window and was read in {num_parts} parts"
+            )
+        if is_cached:
+            reason += "; answered before"
+        return Route("local", model, reason, cached=is_cached, num_parts=num_parts)
+
+
+class _Device:
+    """This device as the engine behind the cloud: the model is loaded when it is needed."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def stream(self, request: Request) -> Generator[Chunk, None, None]:
+        """The answer of this device."""
+        return self._runtime.on_device(request)
+
+    def answer_tokens(self, request: Request) -> int:
+        """The most tokens the answer may have."""
+        return self._runtime.engine().answer_tokens(request)
+
+    def prompt_ids(self, request: Request) -> list[int]:
+        """The token ids of the whole prompt."""
+        return self._runtime.engine().prompt_ids(request)
+
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a plain text."""
+        return self._runtime.engine().token_ids(text)
 
 
 def _ms_since(start: float) -> float:
     return (time.perf_counter() - start) * 1e3
-
-
-def _route(model: str, num_parts: int, *, is_cached: bool) -> Route:
-    reason = "offline"
-    if num_parts > 1:
-        reason += f"; the text is longer than the context window and was read in {num_parts} parts"
-    if is_cached:
-        reason += "; answered before"
-    return Route("local", model, reason, cached=is_cached, num_parts=num_parts)
 
 
 def _last_chunk(

@@ -1,6 +1,7 @@
 """Clients over a fake engine, whose answers a test chooses."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from tests.fakes import fake_engine, fake_model
@@ -19,7 +20,9 @@ MakeRuntime = Callable[..., tuple[Runtime, FakeModel]]
 def make_runtime() -> MakeRuntime:
     """A runtime whose model answers with `answer`; also gives the model, to see its prompts."""
 
-    def make(answer: AnswerFunction, **settings: int) -> tuple[Runtime, FakeModel]:
+    def make(
+        answer: AnswerFunction, *, connect: Callable | None = None, **settings: int
+    ) -> tuple[Runtime, FakeModel]:
         model = fake_model(answer)
         chosen = Settings(**{"context_tokens": 400, "max_tokens": 64} | settings)
 
@@ -29,6 +32,9 @@ def make_runtime() -> MakeRuntime:
             )
             return engine, "fake", b"weights"
 
+        if connect is not None:
+            online = replace(chosen, offline=False)
+            return Runtime(online, load_engine=load, connect=connect), model
         return Runtime(chosen, load_engine=load), model
 
     return make

@@ -137,9 +137,27 @@ def test_requests_after_close_are_usage_errors(make_runtime) -> None:
         result_of(runtime, ask("?"))
 
 
-def test_without_a_cloud_engine_only_offline_is_accepted() -> None:
-    with pytest.raises(UsageError, match="no cloud engine"):
+def test_without_credentials_only_offline_is_accepted(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=r"offline is false: .* autoglm cloud enrol"):
         Runtime(Settings(offline=False))
+
+
+class Away:
+    """A cloud that is not there: the device answers."""
+
+    def __init__(self, device) -> None:
+        self._device = device
+
+    def stream(self, request):
+        return self._device.stream(request)
+
+
+def test_answer_of_the_device_behind_the_cloud_may_have_parts(make_runtime) -> None:
+    runtime, _ = make_runtime(lambda *_: "ok", connect=lambda _, device: Away(device))
+    result = result_of(runtime, ask("List", MEETING))
+    assert (result.text, result.route.num_parts) == ("ok", 4)
+    assert "answered on this device" in result.route.reason
 
 
 def test_an_unknown_model_directory_is_named(tmp_path) -> None:

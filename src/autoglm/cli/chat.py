@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from autoglm.cli.generate import add_sampling_options, as_json, settings_from
+from autoglm.cli.generate import add_place_options, add_sampling_options, as_json, settings_from
 from autoglm.cli.interrupt import cancel_on_interrupt
 from autoglm.cli.options import (
     add_draft_option,
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_model_option(parser)
     add_sampling_options(parser)
+    add_place_options(parser)
     add_window_option(parser)
     add_draft_option(parser)
     add_threads_option(parser)

@@ -23,8 +23,13 @@ ACTIONS = {
     "serve": "answer devices until interrupted",
     "migrate": "bring the schema up to date, as the owner of the database",
     "token": "print a token for a tenant",
+    "invite": "print an invitation for one device of a tenant, and the device's id",
+    "revoke": "give a device no more tokens",
+    "enrol": "on a device: turn an invitation, read from standard input, into its credentials",
 }
 DEFAULT_DAYS = 30.0
+DEFAULT_MINUTES = 15.0
+MAX_INVITATION = 4_096
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -56,6 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_DAYS,
         help=f"with token: how long it lasts (default: {DEFAULT_DAYS:g})",
     )
+    parser.add_argument(
+        "--minutes",
+        metavar="N",
+        type=float,
+        default=DEFAULT_MINUTES,
+        help=f"with invite: how long it can be used (default: {DEFAULT_MINUTES:g})",
+    )
+    parser.add_argument("--device", metavar="ID", help="with revoke: which device")
+    parser.add_argument("--address", metavar="URL", help="with enrol: where the service is")
+    parser.add_argument(
+        "--authority", metavar="FILE", help="with enrol: the CA of the service, in PEM"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,8 +80,10 @@ def run(args: argparse.Namespace) -> int:
     names = ("database", "secret_file", "host", "port", "certificate", "key", "client_ca")
     flags = {name: getattr(args, name) for name in names}
     settings = load_cloud_settings(flags, environ=os.environ)
-    if args.action == "token":
-        return _token(settings, args.tenant, args.days)
+    if args.action == "enrol":
+        return _enrol(args)
+    if args.action in ("token", "invite"):
+        return _token(settings, args)
     if not settings.database:
         message = "no database: give --database postgresql://ROLE@HOST/NAME"
         raise UsageError(message)
@@ -75,18 +94,73 @@ def run(args: argparse.Namespace) -> int:
         for name in asyncio.run(migrate(settings.database)):
             print_text(name)
         return 0
+    if args.action == "revoke":
+        return asyncio.run(_revoke(settings, args))
     return _serve(settings, args)
 
 
-def _token(settings: CloudSettings, tenant: str | None, days: float) -> int:
-    if tenant is None:
-        message = "token needs --tenant NAME"
+def _token(settings: CloudSettings, args: argparse.Namespace) -> int:
+    if args.tenant is None:
+        message = f"{args.action} needs --tenant NAME"
         raise UsageError(message)
     require("jwt", extra=EXTRA)
-    from autoglm.cloud.auth import make_token
+    if args.action == "token":
+        from autoglm.cloud.auth import make_token
 
-    print_text(make_token(settings.secret(), tenant, days=days))
+        print_text(make_token(settings.secret(), args.tenant, days=args.days))
+        return 0
+    from autoglm.cloud.devices import make_invitation
+
+    invitation, device = make_invitation(settings.secret(), args.tenant, minutes=args.minutes)
+    print_text(invitation)
+    note(f"for the device {device}")
     return 0
+
+
+async def _revoke(settings: CloudSettings, args: argparse.Namespace) -> int:
+    if args.tenant is None or args.device is None:
+        message = "revoke needs --tenant NAME and --device ID"
+        raise UsageError(message)
+    from autoglm.cloud.database import Database
+    from autoglm.cloud.devices import revoke
+
+    database = await Database.connect(settings)
+    try:
+        if not await revoke(database, args.tenant, args.device):
+            message = f"tenant {args.tenant} has no device {args.device}"
+            raise UsageError(message)
+    finally:
+        await database.close()
+    return 0
+
+
+def _enrol(args: argparse.Namespace) -> int:
+    """Exchange the invitation and keep what came for it."""
+    from autoglm.protocol.credentials import CredentialFile, Credentials, credentials_path
+
+    if args.address is None:
+        message = "enrol needs --address URL"
+        raise UsageError(message)
+    invitation = sys.stdin.readline(MAX_INVITATION).strip()
+    if not invitation.isascii() or not invitation:
+        message = "enrol reads an invitation from standard input: autoglm cloud invite prints one"
+        raise UsageError(message)
+    empty = Credentials(
+        address=args.address,
+        token="",
+        renewal="",
+        authority=_absolute(args.authority),
+        certificate=_absolute(args.certificate),
+        key=_absolute(args.key),
+    )
+    path = credentials_path(os.environ)
+    CredentialFile(path).save(empty.exchanged(invitation))
+    note(f"enrolled; the credentials are in {path}")
+    return 0
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())
 
 
 def _serve(settings: CloudSettings, args: argparse.Namespace) -> int:
@@ -106,7 +180,7 @@ def _serve(settings: CloudSettings, args: argparse.Namespace) -> int:
     runtime, model = None, ""
     if not args.no_model:
         # Answers are not shared between tenants, not even by their speed.
-        flags = {"model": args.model, "threads": args.threads, "cache_mib": 0}
+        flags = {"model": args.model, "threads": args.threads, "cache_mib": 0, "offline": True}
         runtime = Runtime(load_settings(flags))
         runtime.load()
         model = Path(args.model).resolve().name if args.model else ModelSize.LITE.value

@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", metavar="F", help="UTF-8 text the prompt is about, - for stdin")
     add_model_option(parser)
     add_sampling_options(parser)
-    parser.add_argument(
-        "--offline", action="store_true", default=None, help="answer on this device, always"
-    )
+    add_place_options(parser)
     parser.add_argument("--stream", action="store_true", help="print the answer as it is written")
     add_window_option(parser)
     add_draft_option(parser)
@@ -44,6 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json",
         action="store_true",
         help="print one JSON document; with --stream one a chunk, the last with the result",
+    )
+
+
+def add_place_options(parser: argparse.ArgumentParser) -> None:
+    """Declare where answers may come from."""
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--offline", action="store_true", default=None, help="answer on this device, always"
+    )
+    place.add_argument(
+        "--online",
+        dest="offline",
+        action="store_false",
+        default=None,
+        help="ask the cloud where the privacy policy allows it, this device otherwise",
     )
 
 
@@ -88,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(as_json(result))
     elif not args.stream:
         print_text(result.text)
-    if result.route.num_parts > 1:
+    if result.route.num_parts > 1 or not settings.offline:
         note(f"autoglm: {result.route.reason}")
     return 0
 

@@ -1,7 +1,8 @@
 """The cloud service as one ASGI application on one port: gRPC, Connect, REST and health.
 
-Every path but `/healthz` needs a token. `/healthz` says that the process lives, `/healthz?ready`
-that it takes work. `POST /v1/sync` and `/v1/generate` are unary calls under short names, in JSON.
+Every path but `/healthz` needs a token, `/v1/token` an invitation or a renewal, which it exchanges
+for one. `/healthz` says that the process lives, `/healthz?ready` that it takes work. `/v1/sync` and
+`/v1/generate` are unary calls under short names, in JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +19,7 @@ from autoglm.cloud.answers import Answers
 from autoglm.cloud.auth import tenant_of
 from autoglm.cloud.blocks import PostgresBlocks
 from autoglm.cloud.database import Database
+from autoglm.cloud.devices import Devices
 from autoglm.cloud.hub import PostgresHub
 from autoglm.cloud.services import (
     TENANT_HEADER,
@@ -37,6 +40,7 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
 HEALTH = "/healthz"
+TOKENS = "/v1/token"
 SHORT_NAMES = {
     "/v1/sync": path_of(SYNC_SERVICE, "Round"),
     "/v1/generate": path_of(INFERENCE_SERVICE, "Complete"),
@@ -59,6 +63,7 @@ class CloudApp:
         self._telemetry = Telemetry()
         self._database: Database | None = None
         self._services: Application | None = None
+        self._devices: Devices | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one event loop's lifespan or one request."""
@@ -67,13 +72,17 @@ class CloudApp:
         elif scope["type"] == "http":
             given: str = scope["path"]
             path = SHORT_NAMES.get(given, given)
-            known = path if path == HEALTH or self._has(path) else "other"
+            known = path if path in (HEALTH, TOKENS) or self._has(path) else "other"
             with self._telemetry.call(known) as call:
                 await self._answer(scope, path, receive, _noting(send, call))
 
     async def _answer(self, scope: Scope, path: str, receive: Receive, send: Send) -> None:
         if path == HEALTH:
             await self._health(send, is_readiness=scope["query_string"] == b"ready")
+            return
+        if path == TOKENS:
+            await _take_in(receive)
+            await self._grant(send, scope["headers"])
             return
         tenant = tenant_of(self._secret, scope["headers"])
         if tenant is None:
@@ -88,6 +97,17 @@ class CloudApp:
             headers.append((hidden, tenant.encode()))
             inner = {**scope, "path": path, "headers": headers}
             await self._services(inner, receive, send)
+
+    async def _grant(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        try:
+            granted = None if self._devices is None else await self._devices.grant(headers)
+        except StorageError as err:
+            await _reply(send, 503, str(err))
+            return
+        if granted is None:
+            await _reply(send, 401, "an invitation or a renewal that is still good is needed")
+        else:
+            await _reply_json(send, 200, asdict(granted))
 
     async def _health(self, send: Send, *, is_readiness: bool) -> None:
         if is_readiness:
@@ -125,6 +145,12 @@ class CloudApp:
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self._settings
         self._database = await Database.connect(settings)
+        self._devices = Devices(
+            self._database,
+            self._secret,
+            token_minutes=settings.token_minutes,
+            renewal_days=settings.renewal_days,
+        )
         stack.push_async_callback(self._database.close)
         hub = PostgresHub(self._database)
         inference = None
@@ -173,7 +199,11 @@ async def _take_in(receive: Receive) -> None:
 
 
 async def _reply(send: Send, status: int, text: str) -> None:
-    body = json.dumps({"message": text}).encode()
+    await _reply_json(send, status, {"message": text})
+
+
+async def _reply_json(send: Send, status: int, content: dict[str, Any]) -> None:
+    body = json.dumps(content).encode()
     headers = [(b"content-type", b"application/json")]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

@@ -28,17 +28,23 @@ def make_token(secret: bytes, tenant: str, *, days: float) -> str:
     return jwt.encode(claims, secret, ALGORITHM)
 
 
-def tenant_of(secret: bytes, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The tenant that a request's one Authorization header speaks for, None if it does not."""
+def bearer_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """What a request's one Authorization header bears; None without exactly one."""
     given = [value for name, value in headers if name.lower() == b"authorization"]
     if len(given) != 1:
         return None
     scheme, _, token = given[0].decode("latin-1").partition(" ")
-    if scheme.lower() != "bearer":
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def tenant_of(secret: bytes, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The tenant that a request speaks for, None if it does not for any."""
+    token = bearer_of(headers)
+    if token is None:
         return None
     try:
         claims = jwt.decode(
-            token.strip(),
+            token,
             secret,
             [ALGORITHM],
             audience=AUDIENCE,

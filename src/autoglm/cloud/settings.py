@@ -25,6 +25,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "slots": (1, 10_000),
     "queue": (0, 100_000),
     "resume_s": (0, 86_400),
+    "token_minutes": (1, 1_440),
+    "renewal_days": (1, 3_650),
 }
 
 
@@ -36,7 +38,8 @@ class CloudSettings:
     `pool_idle_s` or ran `pool_queries`, and makes a request wait `pool_wait_s` at most. `drain_s`
     is how long open requests may take when the service stops; `horizon_days` how long tombstones
     are kept. `slots` answers run at once and `queue` wait; a finished or interrupted one can be
-    resumed for `resume_s`.
+    resumed for `resume_s`. A device's token is good for `token_minutes`, and it may stay away for
+    `renewal_days` before it has to be enrolled again.
     """
 
     database: str = ""
@@ -57,6 +60,8 @@ class CloudSettings:
     slots: int = 8
     queue: int = 256
     resume_s: float = 60.0
+    token_minutes: float = 60.0
+    renewal_days: float = 90.0
 
     def __post_init__(self) -> None:
         """Raises UsageError."""

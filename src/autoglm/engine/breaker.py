@@ -50,17 +50,18 @@ class Breaker:
 
 
 class RetryBudget:
-    """Lets a tenth as many retries through as requests, so that an outage is not made worse."""
+    """Lets a share of the requests be tried twice, so that an outage is not made worse."""
 
-    def __init__(self, *, saved: float = 1.0) -> None:
-        """`saved` retries may be made at once in the beginning."""
+    def __init__(self, *, saved: float = 1.0, earned: float = EARNED) -> None:
+        """`saved` retries may be made at once in the beginning; each request brings `earned`."""
         self._lock = threading.Lock()
         self._saved = saved
+        self._earned = earned
 
     def earn(self) -> None:
         """A request begins."""
         with self._lock:
-            self._saved = min(MOST_RETRIES, self._saved + EARNED)
+            self._saved = min(MOST_RETRIES, self._saved + self._earned)
 
     def take(self) -> bool:
         """Whether a retry may be made; it is counted."""

@@ -9,19 +9,37 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Protocol
 
-from autoglm.engine.base import Engine, WindowedEngine
+from autoglm.engine.base import Engine
 from autoglm.engine.breaker import Breaker
+from autoglm.engine.cloud import TIMEOUT_S
+from autoglm.engine.hedge import Hedge, Place
+from autoglm.engine.reachability import Reachability
 from autoglm.errors import (
     CloudError,
     ContextOverflowError,
     InvalidRequestError,
     PrivacyError,
 )
+from autoglm.protocol.channel import UnreachableError
 from autoglm.types import Chunk, Request, Result, Route, Timings, Usage
 
-Place = Literal["local", "cloud"]
+# Round trips that an answer takes at least: to connect, to prove who asks, to ask.
+ROUND_TRIPS = 4
+
+
+class Device(Engine, Protocol):
+    """An engine that can go on with an answer that another one began."""
+
+    def answer_tokens(self, request: Request) -> int:
+        """The most tokens the answer may have: the request's limit, or the engine's."""
+
+    def prompt_ids(self, request: Request) -> list[int]:
+        """The token ids of the whole prompt, however long."""
+
+    def token_ids(self, text: str) -> list[int]:
+        """The tokens of a plain text."""
 
 
 @dataclass(slots=True)
@@ -52,12 +70,22 @@ class FailoverEngine:
     def __init__(
         self,
         cloud: Engine,
-        local: WindowedEngine,
+        local: Device,
         breaker: Breaker,
         *,
         cloud_model: str,
         local_model: str,
+        reachability: Reachability | None = None,
+        hedge: Hedge | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
+        """`timeout_s` is what the cloud engine gives an answer; a way too slow for it is not used.
+
+        With a `hedge` the device also tries when the cloud is slow with its first token.
+        """
+        self._reachability = reachability
+        self._hedge = hedge
+        self._timeout_s = timeout_s
         self._cloud = cloud
         self._local = local
         self._breaker = breaker
@@ -70,8 +98,8 @@ class FailoverEngine:
         answer that broke off.
         """
         story = _Story("cloud", "the cloud answered")
-        if not self._breaker.allows():
-            story.reason = "the cloud did not answer a moment ago"
+        if (reason := self._stays_here()) is not None:
+            story.reason = reason
             yield from self._on_device(request, story)
             return
         try:
@@ -84,15 +112,36 @@ class FailoverEngine:
             yield from self._on_device(request, story)
         except CloudError as err:
             self._breaker.failed()
+            if self._reachability is not None and isinstance(err, UnreachableError):
+                self._reachability.lost()
             if not story.num_tokens:
                 story.reason = f"the cloud failed: {err}"
                 yield from self._on_device(request, story)
             else:
                 yield from self._continued(request, story, err)
 
+    def _stays_here(self) -> str | None:
+        """Why no request goes to the cloud now."""
+        if self._reachability is not None:
+            round_trip_ms = self._reachability.round_trip_ms()
+            if round_trip_ms is None:
+                return "the cloud cannot be reached"
+            if round_trip_ms * ROUND_TRIPS > self._timeout_s * 1e3:
+                return f"the cloud is {round_trip_ms:.0f} ms away, too far for the deadline"
+        return None if self._breaker.allows() else "the cloud did not answer a moment ago"
+
     def _in_cloud(self, request: Request, story: _Story) -> Iterator[Chunk]:
-        for chunk in self._cloud.stream(request):
-            self._breaker.succeeded()
+        if self._hedge is None:
+            answer: Iterator[tuple[Place, Chunk]] = (
+                ("cloud", chunk) for chunk in self._cloud.stream(request)
+            )
+        else:
+            answer = self._hedge.stream(self._cloud, self._local, request)
+        for place, chunk in answer:
+            if place == "cloud":
+                self._breaker.succeeded()
+            elif story.place != place:
+                story.place, story.reason = place, "the device was faster than the cloud"
             story.take(chunk)
             yield self._told(chunk, story)
 
@@ -136,4 +185,10 @@ class FailoverEngine:
         route = Route(story.place, self._models[story.place], story.reason)
         timings = Timings(0.0, story.first_ms, story.passed_ms())
         result = Result(story.text, None, route, usage, timings, chunk.finish_reason)
+        if (found := chunk.result) is not None:
+            # The device has told how it came to the answer, of which this may be the end.
+            reason = f"{story.reason}; {found.route.reason}"
+            result = replace(
+                found, text=story.text, route=replace(found.route, reason=reason), usage=usage
+            )
         return replace(chunk, usage=usage, result=result)

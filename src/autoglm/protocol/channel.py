@@ -5,9 +5,12 @@ Needs the extra `sync`. Redirects are not followed: the token goes nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 
 from connectrpc.client import ConnectClientSync
@@ -19,10 +22,12 @@ from pyqwest import SyncClient as HttpClient
 from pyqwest import SyncHTTPTransport as HttpTransport
 
 from autoglm.errors import CloudError, InvalidRequestError, SyncError, UsageError
+from autoglm.protocol.credentials import CredentialFile, check_address
+from autoglm.protocol.plain import call, tls_context
 
 CONNECT_S = 2.0
 READ_S = 10.0
-LOOPBACK = ("http://127.0.0.1:", "http://localhost:", "http://[::1]:")
+PROBE_S = 2.0
 
 # What another attempt cannot mend.
 _FINAL = {
@@ -38,10 +43,13 @@ class UnreachableError(CloudError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where the service is and who asks. Files are in PEM; `certificate` and `key` are ours."""
+    """Where the service is and who asks. Files are in PEM; `certificate` and `key` are ours.
+
+    `token` may be a function that gives one for each call, as `CredentialFile.token` does.
+    """
 
     address: str
-    token: str
+    token: str | Callable[[], str]
     authority: str | None = None
     certificate: str | None = None
     key: str | None = None
@@ -50,9 +58,19 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         """Raises UsageError for an address that would send the token in the clear."""
-        if not self.address.startswith(("https://", *LOOPBACK)):
-            message = f"{self.address}: a token goes over https only, or to this machine"
-            raise UsageError(message)
+        check_address(self.address)
+
+    @classmethod
+    def of(cls, file: CredentialFile) -> Endpoint:
+        """The endpoint of an enrolled device. Raises UsageError, StorageError."""
+        found = file.load()
+        return cls(
+            address=found.address,
+            token=file.token,
+            authority=found.authority,
+            certificate=found.certificate,
+            key=found.key,
+        )
 
 
 class Channel:
@@ -60,8 +78,39 @@ class Channel:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self.headers = {"authorization": f"Bearer {endpoint.token}"}
         self.client = self._connected()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every call carries. Raises CloudError when no token can be had."""
+        token = self._endpoint.token
+        return {"authorization": f"Bearer {token if isinstance(token, str) else token()}"}
+
+    def probe(self) -> float:
+        """The milliseconds until a service that takes work has answered on a new connection.
+
+        Raises OSError.
+        """
+        endpoint = self._endpoint
+        context = None
+        if endpoint.address.startswith("https://"):
+            context = tls_context(endpoint.authority, endpoint.certificate, endpoint.key)
+        start = time.perf_counter()
+        try:
+            status, _ = call(
+                endpoint.address,
+                "GET",
+                "/healthz?ready",
+                headers={},
+                context=context,
+                timeout_s=PROBE_S,
+            )
+        except HTTPException as err:
+            raise OSError(str(err)) from err
+        if status != HTTPStatus.OK:
+            message = f"the service is not ready ({status})"
+            raise OSError(message)
+        return (time.perf_counter() - start) * 1e3
 
     def renew(self) -> None:
         """Use another connection from now on: one that went silent may never speak again."""

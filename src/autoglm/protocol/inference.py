@@ -30,7 +30,7 @@ def encode_request(request: Request, answer_id: str, offset: int) -> GenerateReq
         top_p=sampling.top_p,
         seed=sampling.seed,
     )
-    is_more = request.prompt is not None or request.grammar is not None
+    is_more = request.prompt is not None or request.grammar is not None or request.tools
     if is_more or sampling != plain:
         message = "the cloud answers messages, with temperature, top_k, top_p, seed and a schema"
         raise InvalidRequestError(message)
