@@ -273,3 +273,30 @@ def test_command_reports_what_it_wrote(source, tmp_path):
     assert report["bits_per_weight"] == pytest.approx(
         8 * report["weights_bytes"] / report["num_weights"]
     )
+
+
+def test_eval_puts_quality_size_and_speed_beside_bf16(source, text, tmp_path, leftovers):
+    command = [sys.executable, "-m", "autoglm", "compress", str(source), "--json", "--eval"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out"), "--eval-text", str(text)],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    report = json.loads(done.stdout)
+    (quality,) = report["quality"]
+    assert quality["text"] == "text"
+    assert quality["perplexity_low"] <= quality["perplexity"] <= quality["perplexity_high"]
+    ratio = quality["perplexity"] / quality["reference"]
+    assert quality["rise_percent"] == pytest.approx(100 * (ratio - 1))
+    assert report["decode_tokens_per_s"] > 0 and report["bf16_decode_tokens_per_s"] > 0
+    assert report["bf16_bytes"] > 0
+    assert leftovers(tmp_path) == ["out", "src", "text.txt"]
+
+
+def test_text_for_eval_is_looked_at_before_any_work(source, tmp_path, leftovers):
+    command = [sys.executable, "-m", "autoglm", "compress", str(source), "--out"]
+    command += [str(tmp_path / "out"), "--eval", "--eval-text", str(tmp_path / "none.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "none.txt" in done.stderr
+    assert leftovers(tmp_path) == ["src"]

@@ -116,3 +116,48 @@ def test_interrupted_work_goes_on_and_ends_in_the_same_bytes(source, text, tmp_p
     assert autoglm.compress(source, name, out=tmp_path / "out", calibration=text).resumed_units == 2
     first, second = (tmp_path / p / "model.safetensors" for p in ("whole", "out"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_groups_that_count_for_nothing_go_with_their_keys(parts, source, text, recipe, tmp_path):
+    for layer, group in ((0, 1), (1, 0)):
+        output = parts.tensors[f"model.layers.{layer}.self_attn.o_proj.weight"]
+        output[:, group * 2 * HEAD_DIM : (group + 1) * 2 * HEAD_DIM] = 0.0
+    parts.write(source)
+    autoglm.compress(source, recipe('weights = "fp32"\n'), out=tmp_path / "whole")
+    mine = recipe('weights = "fp32"\n[structure]\nkv_groups = 0.5\n')
+    autoglm.compress(source, mine, out=tmp_path / "small", calibration=text)
+    config = open_bundle(tmp_path / "small").config
+    assert (config.num_heads, config.num_kv_heads) == (2, 1)
+    whole = logits(tmp_path / "whole")
+    assert np.abs(logits(tmp_path / "small") - whole).max() < 1e-4 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("idle", [0, 1])
+def test_layer_that_adds_nothing_goes_without_a_trace(parts, source, text, recipe, tmp_path, idle):
+    for module in ("self_attn.o_proj", "mlp.down_proj"):
+        parts.tensors[f"model.layers.{idle}.{module}.weight"][...] = 0.0
+    parts.write(source)
+    autoglm.compress(source, recipe('weights = "fp32"\n'), out=tmp_path / "whole")
+    mine = recipe('weights = "fp32"\n[structure]\nlayers = 0.5\n')
+    autoglm.compress(source, mine, out=tmp_path / "small", calibration=text)
+    assert open_bundle(tmp_path / "small").config.num_layers == 1
+    assert json.loads((tmp_path / "small/config.json").read_text())["num_hidden_layers"] == 1
+    assert np.array_equal(logits(tmp_path / "small"), logits(tmp_path / "whole"))
+
+
+def test_all_of_it_at_once_runs(source, text, recipe, tmp_path):
+    mine = recipe(
+        'weights = "int8"\n[structure]\nlayers = 0.5\nkv_groups = 0.5\n'
+        "heads = 0.5\nchannels = 0.5\n"
+    )
+    autoglm.compress(source, mine, out=tmp_path / "small", calibration=text)
+    config = open_bundle(tmp_path / "small").config
+    assert (config.num_layers, config.num_heads, config.num_kv_heads) == (1, 1, 1)
+    assert np.isfinite(logits(tmp_path / "small")).all()
+
+
+@pytest.mark.parametrize("key", ["kv_groups", "layers"])
+def test_model_of_nothing_is_refused(source, text, recipe, tmp_path, key):
+    mine = recipe(f'weights = "int8"\n[structure]\n{key} = 0.9\n')
+    with pytest.raises(UsageError, match=f"'{key}' 0.9 leaves none"):
+        autoglm.compress(source, mine, out=tmp_path / "out", calibration=text)

@@ -9,8 +9,10 @@ from autoglm.cli.interrupt import interrupt_on_termination
 from autoglm.cli.options import add_json_option
 from autoglm.cli.output import Progress, print_json, print_text
 from autoglm.errors import UsageError
+from autoglm.inputs.text import read_text
 
 MIB = 2**20
+MAX_TEXT_BYTES = 256 * MIB
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +46,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run the bundle once and store a prompt that is compared whenever it is loaded",
     )
+    parser.add_argument(
+        "--eval",
+        action="store_true",
+        help="also measure perplexity, speed and memory beside the model in bf16; not for .onnx",
+    )
+    parser.add_argument(
+        "--eval-text",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="UTF-8 text that --eval scores, which training and calibration have not seen; may be "
+        "given again (default: a short one in English and one in Chinese)",
+    )
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compress and report."""
+    if args.eval_text and not args.eval:
+        message = "--eval-text is what --eval scores; add --eval"
+        raise UsageError(message)
+    for text in args.eval_text:  # before any work
+        read_text(text, max_bytes=MAX_TEXT_BYTES)
     if args.model.endswith(".onnx"):
         return _run_graph(args)
     from autoglm.compression.pipeline import DEFAULT_RECIPE, compress
@@ -65,21 +85,29 @@ def run(args: argparse.Namespace) -> int:
             has_golden=args.golden,
             progress=lambda done, total: bar.update(100 * done / total),
         )
+    figures: dict[str, object] = {}
+    if args.eval:
+        from autoglm.cli.compress_report import lines, measured
+
+        with interrupt_on_termination():
+            figures = measured(result, args.model, args.eval_text)
     if args.json:
-        print_json({**asdict(result), "path": str(result.path)})
-    else:
-        print_text(
-            f"{result.path}: {result.architecture}, {result.recipe}, "
-            f"{result.weights_bytes / MIB:.1f} MiB, {result.bits_per_weight:.2f} bits a weight"
-        )
+        print_json({**asdict(result), "path": str(result.path), **figures})
+        return 0
+    print_text(
+        f"{result.path}: {result.architecture}, {result.recipe}, "
+        f"{result.weights_bytes / MIB:.1f} MiB, {result.bits_per_weight:.2f} bits a weight"
+    )
+    if figures:
+        print_text("\n".join(lines(figures, result.weights_bytes)))
     return 0
 
 
 def _run_graph(args: argparse.Namespace) -> int:
     from autoglm.compression.graphs.pipeline import DEFAULT_GRAPH_RECIPE, compress_graph
 
-    if args.golden:
-        message = "--golden is for bundles; an .onnx network has no prompts"
+    if args.golden or args.eval:
+        message = "--golden and --eval are for bundles; an .onnx network has no prompts"
         raise UsageError(message)
     result = compress_graph(
         args.model,

@@ -29,6 +29,13 @@ from autoglm.modelfile.passes import Graph
 _NORM_BEFORE = {"attn.qkv": "input_norm.weight", "mlp.gate_up": "mlp.norm.weight"}
 
 
+def refuse_experts(config: ArchConfig, recipe: str) -> None:
+    """Raise UnsupportedModelError when layers have experts, which `forward` does not run."""
+    if config.num_experts:
+        message = f"recipe {recipe} calibrates dense layers only; this model has experts"
+        raise UnsupportedModelError(message)
+
+
 class CalibratedUnits:
     """Hidden states of the calibration text, moved through the layers one after the other."""
 
@@ -46,13 +53,11 @@ class CalibratedUnits:
 
         `on_read` gets the number of source bytes read since the last call.
         """
-        if config.num_experts:
-            message = f"recipe {recipe.name} calibrates dense layers only; this model has experts"
-            raise UnsupportedModelError(message)
+        refuse_experts(config, recipe.name)
         self._config = config
         self._whole = {tensor.name: tensor for tensor in whole.tensors}
         self._thinning: Thinning | None = None
-        if recipe.structure is not None:
+        if recipe.structure is not None and recipe.structure.thins:
             self._thinning = Thinning(whole.arch.config, recipe.structure, ids.shape[1])
         self._recipe = recipe
         self._checkpoint = checkpoint

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoglm import __version__
-from autoglm.compression.calibrated import CalibratedUnits
+from autoglm.compression.calibrated import CalibratedUnits, refuse_experts
 from autoglm.compression.calibration import digest, read_sequences
+from autoglm.compression.depth import importance, num_removed, without_layers
 from autoglm.compression.matrices import may_prune
 from autoglm.compression.pruning import check_pruning
 from autoglm.compression.recipe import Recipe, load_recipe
@@ -79,8 +80,17 @@ def compress(
         files = small_files(source.directory, source.fields, arch)
         checkpoint = source.checkpoint
         graph = set_formats(run_passes(arch, checkpoint, chosen.passes), chosen.formats)
+        ids = None
+        if calibration is not None:
+            ids = read_sequences(
+                calibration,
+                source.directory,
+                vocab_size=arch.config.vocab_size,
+                size=chosen.calibration,
+            )
         whole, changes = graph, dict[str, object]()
-        if chosen.structure is not None:
+        if chosen.structure is not None and ids is not None:
+            whole = _fewer_layers(whole, chosen, checkpoint, ids)
             graph = smaller_graph(whole, chosen.structure)
             changes = config_changes(graph.arch.config)
         for tensor in graph.tensors:
@@ -91,12 +101,6 @@ def compress(
             {**bundle_config(source.config, graph), **changes}, packing
         )
         files[RECIPE_NAME] = chosen.text.encode()
-        ids = None
-        if calibration is not None:
-            vocab_size = arch.config.vocab_size
-            ids = read_sequences(
-                calibration, source.directory, vocab_size=vocab_size, size=chosen.calibration
-            )
         work = _Work(chosen, whole, graph, checkpoint, ids, progress)
         last = _golden_files if has_golden else _no_files
         work.write(Path(out), _job(source.weight_files, files), files, last)
@@ -192,6 +196,16 @@ def _check_calibration(recipe: Recipe, calibration: str | Path | None) -> None:
     if calibration is not None and not recipe.needs_calibration:
         message = f"recipe {recipe.name} does not look at activations; leave out --calibration"
         raise UsageError(message)
+
+
+def _fewer_layers(
+    graph: Graph, recipe: Recipe, checkpoint: Checkpoint, ids: NDArray[np.int64]
+) -> Graph:
+    share = 0.0 if recipe.structure is None else recipe.structure.layers
+    if num_removed(graph.arch.config.num_layers, share) == 0:
+        return graph
+    refuse_experts(graph.arch.config, recipe.name)
+    return without_layers(graph, importance(graph, checkpoint, ids), share)
 
 
 def _golden_files(directory: Path) -> Mapping[str, bytes]:

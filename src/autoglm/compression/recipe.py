@@ -229,10 +229,10 @@ def _pruning(table: Fields) -> Pruning:
 
 
 def _structure(table: Fields) -> Structure:
-    _refuse_unknown(table, ("heads", "channels"))
-    return Structure(
-        heads=table.real("heads", 0.0, 0.99, 0.0), channels=table.real("channels", 0.0, 0.99, 0.0)
-    )
+    keys = ("heads", "channels", "kv_groups", "layers")
+    _refuse_unknown(table, keys)
+    heads, channels, kv_groups, layers = (table.real(key, 0.0, 0.99, 0.0) for key in keys)
+    return Structure(heads=heads, channels=channels, kv_groups=kv_groups, layers=layers)
 
 
 def _formats(fields: Fields) -> dict[str, WeightFormat]:

@@ -1,4 +1,4 @@
-"""Smaller layers: query heads and feed-forward channels removed by what they contribute.
+"""Smaller layers: KV groups, query heads and feed-forward channels removed by what they contribute.
 
 A channel or head counts by the energy that its inputs put through the matrix behind it. What is
 left of that matrix is fitted to the output of the whole one (least squares over the calibration
@@ -27,10 +27,19 @@ _VECTORS_IN_ROWS = ("attn.qkv", "mlp.gate_up")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Structure:
-    """Which share of the query heads of each KV group and of the channels goes."""
+    """Which share goes: of the query heads of each KV group that stays, of the feed-forward
+    channels, of the KV groups with all their heads, and of the layers (depth.py removes those).
+    """
 
     heads: float
     channels: float
+    kv_groups: float = 0.0
+    layers: float = 0.0
+
+    @property
+    def thins(self) -> bool:
+        """Whether layers get smaller, not only fewer."""
+        return max(self.heads, self.channels, self.kv_groups) > 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +54,20 @@ def smaller_config(config: ArchConfig, structure: Structure) -> ArchConfig:
     """The sizes after removal; UsageError when nothing would be left, and so a dead layer."""
     group = config.num_heads // config.num_kv_heads
     kept_of_group = group - round(structure.heads * group)
+    kept_groups = config.num_kv_heads - round(structure.kv_groups * config.num_kv_heads)
     kept_channels = config.intermediate_size - round(structure.channels * config.intermediate_size)
     for name, share, kept in (
         ("heads", structure.heads, kept_of_group),
         ("channels", structure.channels, kept_channels),
+        ("kv_groups", structure.kv_groups, kept_groups),
     ):
         if kept < 1:
             message = f"'{name}' {share:g} leaves none in a layer; lower it"
             raise UsageError(message)
     return replace(
         config,
-        num_heads=kept_of_group * config.num_kv_heads,
+        num_heads=kept_of_group * kept_groups,
+        num_kv_heads=kept_groups,
         intermediate_size=kept_channels,
     )
 
@@ -83,6 +95,7 @@ def config_changes(config: ArchConfig) -> dict[str, object]:
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
     }
 
 
@@ -126,12 +139,15 @@ class Thinning:
         return Layer(matrices, vectors)
 
     def _kept_head_columns(self, scores: Floats) -> Indices:
-        """The columns of the heads that stay, the same number in every KV group."""
+        """The columns of the heads that stay, the same number in every KV group that stays."""
         config = self._config
         by_group = scores.reshape(config.num_kv_heads, -1, config.head_dim).sum(axis=2)
-        num_kept = self._smaller.num_heads // config.num_kv_heads
+        num_groups = self._smaller.num_kv_heads
+        num_kept = self._smaller.num_heads // num_groups
         best = np.sort(np.argsort(-by_group, axis=1, kind="stable")[:, :num_kept], axis=1)
-        heads = (best + np.arange(config.num_kv_heads)[:, None] * by_group.shape[1]).reshape(-1)
+        energy = np.take_along_axis(by_group, best, axis=1).sum(axis=1)
+        groups = np.sort(np.argsort(-energy, kind="stable")[:num_groups])
+        heads = (best[groups] + groups[:, None] * by_group.shape[1]).reshape(-1)
         return _spread(heads, config.head_dim)
 
     def _kept_channels(self, scores: Floats) -> Indices:
@@ -139,12 +155,12 @@ class Thinning:
         return np.sort(best)
 
     def _qkv_rows(self, query_rows: Indices) -> Indices:
-        """The query rows that stay, then all of k and v."""
+        """The query rows that stay, then those of k and v of their groups."""
         config = self._config
-        first = config.num_heads * config.head_dim
-        return np.concatenate(
-            [query_rows, np.arange(first, first + 2 * config.num_kv_heads * config.head_dim)]
-        )
+        first, size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        groups = np.unique(query_rows // (first // config.num_kv_heads))
+        keys = first + _spread(groups, config.head_dim)
+        return np.concatenate([query_rows, keys, keys + size])
 
     def _gate_up_rows(self, channels: Indices) -> Indices:
         """Rows of gate and up, alternating in blocks of 16; -1 for the zeros that fill a block."""
