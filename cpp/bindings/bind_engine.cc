@@ -1,5 +1,6 @@
 // Bindings of models, executors and sessions. Long calls run without the GIL and look for signals.
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -9,6 +10,7 @@
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -19,6 +21,7 @@
 #include "base/heap.h"
 #include "bindings/bind.h"
 #include "engine/executor.h"
+#include "engine/kv_transfer.h"
 #include "engine/session.h"
 #include "engine/shared_pass.h"
 #include "kernels/pack.h"
@@ -166,6 +169,31 @@ std::vector<OutcomeTuple> run_passes(Executor& executor, const std::vector<PassT
   return out;
 }
 
+int num_cached(Executor& executor, const std::vector<int32_t>& ids) {
+  return num_cached_tokens(executor.kv_cache(), ids);
+}
+
+std::optional<nb::bytes> read_page(Executor& executor, const std::vector<int32_t>& ids) {
+  const size_t size = executor.kv_cache().page_bytes();
+  const nb::bytes page = nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, size));
+  if (!page.is_valid()) throw nb::python_error();
+  auto* data = reinterpret_cast<std::byte*>(PyBytes_AS_STRING(page.ptr()));
+  bool is_there = false;
+  {
+    const nb::gil_scoped_release release;
+    is_there = export_page(executor.kv_cache(), ids, {data, size});
+  }
+  if (!is_there) return std::nullopt;
+  return page;
+}
+
+bool write_page(Executor& executor, const std::vector<int32_t>& ids, nb::handle data) {
+  const BufferView view(data);
+  const std::span<const std::byte> bytes = view.bytes();
+  const nb::gil_scoped_release release;
+  return import_page(executor.kv_cache(), ids, bytes);
+}
+
 FloatMatrix session_logits(Session& session, const std::vector<int32_t>& ids) {
   const size_t vocab_size = session.executor().model().config().vocab_size;
   std::unique_ptr<float[]> values(new float[ids.size() * vocab_size]);
@@ -289,6 +317,15 @@ void bind_model(nb::module_& m) {
       .def_prop_ro(
           "num_free_pages", [](Executor& e) { return e.kv_cache().num_free_pages(); },
           "KV cache pages that no session holds")
+      .def(
+          "cached_prefixes", [](Executor& e) { return e.kv_cache().prefixes(); },
+          "What reusable pages stand for: token ids from the first on, latest used first.")
+      .def("num_cached", num_cached, nb::arg("ids"), "Leading tokens with reusable pages.")
+      .def("read_page", read_page, nb::arg("ids"),
+           "The bytes of the reusable page that ends with the last of ids, or None.")
+      .def("write_page", write_page, nb::arg("ids"), nb::arg("data"),
+           "Makes such bytes a reusable page; False when pages before it are missing or none is "
+           "free.")
       .def("start_profile", &Executor::start_profile,
            "Records the steps of every forward pass from now on.")
       .def("stop_profile", stop_profile,

@@ -6,6 +6,8 @@
 #include <bit>
 #include <numeric>
 #include <string>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "base/error.h"
 
@@ -121,6 +123,58 @@ KvCache::BlockId KvCache::publish(int32_t page, BlockId parent, std::span<const 
   state.next_in_bucket = bucket_of(hash);
   bucket_of(hash) = page;
   return state.block;
+}
+
+std::vector<std::span<std::byte>> KvCache::page_parts(int32_t page) {
+  const size_t part_bytes = geometry_.page_elements() * geometry_.element_bytes();
+  const size_t layer_bytes = arena_bytes_ / geometry_.num_layers;
+  std::vector<std::span<std::byte>> parts;
+  for (int layer = 0; layer < geometry_.num_layers; ++layer) {
+    parts.emplace_back(arena_ + layer * layer_bytes + page * part_bytes, part_bytes);
+  }
+  return parts;
+}
+
+std::vector<std::vector<int32_t>> KvCache::prefixes() const {
+  const std::lock_guard lock(mutex_);
+  std::unordered_map<BlockId, int32_t> page_of;
+  for (int32_t page = 0; page < num_pages(); ++page) {
+    if (pages_[page].block != kRootBlock) page_of[pages_[page].block] = page;
+  }
+  std::vector<std::vector<int32_t>> prefixes;
+  for (const int32_t leaf : leaves()) {
+    std::vector<int32_t> chain;  // last page first
+    BlockId block = pages_[leaf].block;
+    for (auto found = page_of.find(block); found != page_of.end(); found = page_of.find(block)) {
+      chain.push_back(found->second);
+      block = pages_[found->second].parent;
+    }
+    if (block != kRootBlock) continue;  // an earlier page was evicted
+    std::vector<int32_t>& ids = prefixes.emplace_back();
+    for (auto page = chain.rbegin(); page != chain.rend(); ++page) {
+      const auto first = tokens_.begin() + static_cast<ptrdiff_t>(*page) * kPageTokens;
+      ids.insert(ids.end(), first, first + kPageTokens);
+    }
+  }
+  return prefixes;
+}
+
+std::vector<int32_t> KvCache::leaves() const {
+  std::unordered_set<BlockId> parents;
+  for (const Page& page : pages_) {
+    if (page.block != kRootBlock) parents.insert(page.parent);
+  }
+  const auto is_leaf = [&](const Page& page) {
+    return page.block != kRootBlock && !parents.contains(page.block);
+  };
+  std::vector<int32_t> leaves;
+  for (int32_t page = 0; page < num_pages(); ++page) {
+    if (pages_[page].num_references > 0 && is_leaf(pages_[page])) leaves.push_back(page);
+  }
+  for (int32_t page = newest_; page != kNone; page = pages_[page].older) {
+    if (is_leaf(pages_[page])) leaves.push_back(page);
+  }
+  return leaves;
 }
 
 // Compares tokens and parent, so that equal hashes never make different content the same.

@@ -68,6 +68,12 @@ class KvCache {
   // content.
   BlockId publish(int32_t page, BlockId parent, std::span<const int32_t> ids);
 
+  // The memory of a page, one part a layer. The caller holds the page.
+  std::vector<std::span<std::byte>> page_parts(int32_t page);
+  // The tokens that reusable pages stand for, from the first token on: one entry for each page that
+  // no other continues, the latest used first.
+  std::vector<std::vector<int32_t>> prefixes() const;
+
  private:
   static constexpr int32_t kNone = -1;
 
@@ -84,6 +90,8 @@ class KvCache {
   std::span<int32_t> tokens_of(int32_t page) {
     return {tokens_.data() + static_cast<size_t>(page) * kPageTokens, kPageTokens};
   }
+  // Published pages that no published page continues, the latest used first.
+  std::vector<int32_t> leaves() const;
   int32_t& bucket_of(uint64_t hash) { return buckets_[hash & (buckets_.size() - 1)]; }
   int32_t lookup(uint64_t hash, BlockId parent, std::span<const int32_t> ids);
   int32_t take_page();

@@ -382,6 +382,24 @@ class Executor:
     def num_free_pages(self) -> int:
         """KV cache pages that no session holds"""
 
+    def cached_prefixes(self) -> list[list[int]]:
+        """
+        What reusable pages stand for: token ids from the first on, latest used first.
+        """
+
+    def num_cached(self, ids: Sequence[int]) -> int:
+        """Leading tokens with reusable pages."""
+
+    def read_page(self, ids: Sequence[int]) -> bytes | None:
+        """
+        The bytes of the reusable page that ends with the last of ids, or None.
+        """
+
+    def write_page(self, ids: Sequence[int], data: object) -> bool:
+        """
+        Makes such bytes a reusable page; False when pages before it are missing or none is free.
+        """
+
     def start_profile(self) -> None:
         """Records the steps of every forward pass from now on."""
 

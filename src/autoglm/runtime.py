@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from autoglm.config import Settings
     from autoglm.engine.base import Engine, WindowedEngine
     from autoglm.engine.failover import Device
+    from autoglm.engine.local import LocalEngine
+    from autoglm.engine.model import LoadedModel
 
     LoadEngine = Callable[[Settings], tuple[WindowedEngine, str, bytes]]
     Connect = Callable[[Settings, Device], Engine]
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
 MIB = 2**20
 
 
-def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
-    """The engine on this device, its model's name, and the fingerprint of the model."""
+def open_local_engine(settings: Settings) -> tuple[LoadedModel, LocalEngine]:
+    """The model of the settings on this device, and the engine over it."""
     from autoglm.engine.model import load_engine
 
-    model, engine = load_engine(
+    return load_engine(
         settings.model,
         max_tokens=settings.max_tokens,
         threads=settings.threads,
@@ -47,6 +49,11 @@ def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
         expert_memory_mib=settings.expert_memory_mib,
         precision=settings.precision,
     )
+
+
+def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
+    """The engine on this device, its model's name, and the fingerprint of the model."""
+    model, engine = open_local_engine(settings)
     name = model.bundle.path.resolve().name if settings.model else ModelSize.LITE.value
     return engine, name, model.fingerprint()
 

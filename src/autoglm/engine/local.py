@@ -7,7 +7,7 @@ share the passes over the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -51,6 +51,11 @@ class LocalEngine:
         self._pool = TokenPool(model.pool_tokens)
         self._scheduler = Scheduler(model)
         self._grammars = GrammarCompiler(tokenizer.to_json, eos_ids)
+        self._restore: Callable[[Sequence[int]], int] | None = None
+
+    def restore_by(self, restore: Callable[[Sequence[int]], int]) -> None:
+        """Call this with the ids of every prompt before the prefix cache is asked for them."""
+        self._restore = restore
 
     @property
     def context_tokens(self) -> int:
@@ -125,6 +130,8 @@ class LocalEngine:
         constraint = self._constraint(request, num_tokens)
         session = self._model.session(request.sampling)
         with request.cancellation.attached(session.cancel):
+            if self._restore is not None:
+                self._restore(ids)
             answer.num_cached = session.append(ids)
             with closing(self._scheduler.run(session, num_tokens, constraint)) as batches:
                 for batch in batches:

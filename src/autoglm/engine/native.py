@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 from autoglm.config import EXACT, FAST, PRECISIONS
 from autoglm.engine.base import Part, PassOutcome
+from autoglm.engine.native_pages import NativePages
 from autoglm.engine.precision import kv_dtype
 from autoglm.errors import (
     ContextOverflowError,
@@ -144,6 +145,17 @@ class NativeModel:
         """Memory of the pages that a sequence of `num_tokens` holds at most."""
         num_pages = -(-self.held_tokens(num_tokens) // PAGE_TOKENS)
         return num_pages * sum(executor.page_bytes for executor in self._executors)
+
+    @property
+    def kv_pages(self) -> tuple[int, int]:
+        """Pages of the KV cache that sessions hold, and all there are."""
+        num_pages = self.pool_tokens // PAGE_TOKENS
+        return num_pages - self._executor.num_free_pages, num_pages
+
+    @property
+    def pages(self) -> NativePages:
+        """The pages of the prefix cache."""
+        return NativePages(self._executor, self._plan)
 
     def session(self, sampling: SamplingParams) -> NativeSession:
         """A new, empty sequence. Raises InvalidRequestError for a bias on an unknown token."""
