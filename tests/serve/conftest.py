@@ -82,14 +82,23 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: str, config: Path | None = None) -> Iterator[Server]:
-    """Run `autoglm serve` on a free port; it must end by itself when asked to."""
+def serving(
+    *arguments: str, config: Path | None = None, packages: Path | None = None
+) -> Iterator[Server]:
+    """Run `autoglm serve` on a free port; it must end by itself when asked to.
+
+    With `packages` only what lies there is installed.
+    """
     environ = os.environ | {"AUTOGLM_THREADS": "2"}
     environ.pop("AUTOGLM_CONFIG", None)
     if config is not None:
         environ["AUTOGLM_CONFIG"] = str(config)
+    python = [sys.executable]
+    if packages is not None:
+        environ["PYTHONPATH"] = str(packages)
+        python += ["-S"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "autoglm", "serve", "--port", "0", *arguments],
+        [*python, "-m", "autoglm", "serve", "--port", "0", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         env=environ,

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoglm.cli.options import add_model_option, add_threads_option, whole_number
@@ -18,6 +19,7 @@ from autoglm.errors import UsageError, require
 from autoglm.serve.settings import ServeSettings, load_serve_settings
 
 if TYPE_CHECKING:
+    from autoglm.serve.saving import PageSaver
     from autoglm.serve.security import App as Application
 
 EXTRA = "serve"
@@ -49,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queue", metavar="N", type=whole_number(0), help="requests that may wait (default: 32)"
     )
+    parser.add_argument(
+        "--kv-mib",
+        metavar="N",
+        type=whole_number(0),
+        help="keep so much of what was read on disk, sealed by a key in the vault (default: 0)",
+    )
+    parser.add_argument("--vault", metavar="DIR", help="directory of the vault (default: your own)")
     add_threads_option(parser)
 
 
@@ -61,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         "allow_remote": args.allow_remote,
         "slots": args.slots,
         "queue": args.queue,
+        "kv_mib": args.kv_mib,
+        "vault": args.vault,
     }
 
     def load() -> tuple[Settings, ServeSettings]:
@@ -70,13 +81,43 @@ def run(args: argparse.Namespace) -> int:
     settings, serve = load()
     require("starlette", extra=EXTRA)
     require("uvicorn", extra=EXTRA)
+    from autoglm.engine.grammar import is_available
     from autoglm.serve.app import make_app, make_service
     from autoglm.serve.reload import Reloader
 
+    if not is_available():
+        note("llguidance is not installed: requests with tools or a form of answers are refused")
     _log_to_stderr(serve)
-    service = make_service(settings, serve)
-    reloader = Reloader(service, load, config_path(os.environ))
-    return _serve(make_app(service, reloader), serve)
+    _allow_many_sockets()
+    with _page_saver(serve) as saver:
+        service = make_service(settings, serve, saver)
+        reloader = Reloader(service, load, config_path(os.environ))
+        return _serve(make_app(service, reloader), serve)
+
+
+@contextmanager
+def _page_saver(serve: ServeSettings) -> Iterator[PageSaver | None]:
+    """What keeps KV caches on disk, if that is wanted. Raises what opening the vault raises."""
+    if not serve.kv_mib:
+        yield None
+        return
+    require("cryptography", extra="vault")
+    from autoglm.cli.passphrase import ask_passphrase
+    from autoglm.privacy.vault.opening import open_vault
+    from autoglm.privacy.vault.places import VaultHome
+    from autoglm.serve.saving import PageSaver
+
+    home = VaultHome.find(os.environ, None if serve.vault is None else Path(serve.vault))
+    with open_vault(home, ask_passphrase, accept_rollback=False) as vault:
+        yield PageSaver(vault, home.directory / "kv", max_bytes=serve.kv_mib * 2**20)
+
+
+def _allow_many_sockets() -> None:
+    """As many open files as the system lets this process have: idle clients hold one each."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _serve(app: Application, serve: ServeSettings) -> int:

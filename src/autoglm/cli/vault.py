@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import getpass
 import json
 import os
 import sys
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, TextIO
 from autoglm.cli.interrupt import interrupt_on_termination
 from autoglm.cli.options import add_json_option
 from autoglm.cli.output import Progress, note, print_json, print_text
-from autoglm.errors import InputError, UsageError, require
+from autoglm.cli.passphrase import ask_passphrase
+from autoglm.errors import UsageError, require
 
 if TYPE_CHECKING:
     from autoglm.privacy.vault.places import VaultHome
@@ -93,18 +93,8 @@ def _open(home: VaultHome, args: argparse.Namespace) -> Vault:
     from autoglm.privacy.vault.opening import open_vault
 
     return open_vault(
-        home, _passphrase, key_file=args.key_file, accept_rollback=args.accept_rollback
+        home, ask_passphrase, key_file=args.key_file, accept_rollback=args.accept_rollback
     )
-
-
-def _passphrase() -> str:
-    if sys.stdin.isatty():
-        return getpass.getpass("passphrase: ", stream=sys.stderr)
-    line = sys.stdin.readline().rstrip("\n")
-    if not line:
-        message = "a passphrase is needed on standard input"
-        raise InputError(message)
-    return line
 
 
 def _create(home: VaultHome, args: argparse.Namespace) -> None:
@@ -114,7 +104,7 @@ def _create(home: VaultHome, args: argparse.Namespace) -> None:
     if home.paths.database.exists():
         message = f"{home.paths.database}: exists already; autoglm vault status shows it"
         raise UsageError(message)
-    keystore = make_keystore(args.key, home, _passphrase, key_file=args.key_file)
+    keystore = make_keystore(args.key, home, ask_passphrase, key_file=args.key_file)
     with Vault(home.paths, keystore) as vault:
         _report(vault, args)
 
@@ -138,9 +128,9 @@ def _rotate(home: VaultHome, args: argparse.Namespace) -> None:
     from autoglm.privacy.vault.opening import find_keystore, make_keystore
     from autoglm.privacy.vault.store import Vault
 
-    old = find_keystore(home, _passphrase, key_file=args.key_file)
+    old = find_keystore(home, ask_passphrase, key_file=args.key_file)
     is_moved = args.key is not None
-    new = make_keystore(args.key, home, _passphrase, key_file=args.key_file) if is_moved else old
+    new = make_keystore(args.key, home, ask_passphrase, key_file=args.key_file) if is_moved else old
     with Vault(home.paths, old, accept_rollback=args.accept_rollback) as vault:
         with Progress("sealing", total=100, unit="%") as bar:
             vault.rotate(new, progress=lambda done, total: bar.update(100 * done // max(total, 1)))

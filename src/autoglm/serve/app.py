@@ -26,6 +26,7 @@ from autoglm.serve.models import Models
 from autoglm.serve.ollama import OllamaRoutes
 from autoglm.serve.pages import PageRoutes
 from autoglm.serve.reload import Reloader
+from autoglm.serve.saving import PageSaver
 from autoglm.serve.security import App, Guard, Scope, is_loopback, read_keys
 from autoglm.serve.service import Service
 from autoglm.serve.settings import ServeSettings
@@ -34,10 +35,18 @@ from autoglm.serve.texts import TextRoutes
 LOOK_EVERY_S = 1.0
 
 
-def make_service(settings: Settings, serve: ServeSettings) -> Service:
+def make_service(
+    settings: Settings, serve: ServeSettings, saver: PageSaver | None = None
+) -> Service:
     """The parts, nothing loaded yet. Raises ModelFileError, UsageError."""
     keep = None if serve.keep_alive_s < 0 else serve.keep_alive_s
-    models = Models(settings, [Path(path) for path in serve.models], keep_alive_s=keep)
+    models = Models(
+        settings,
+        [Path(path) for path in serve.models],
+        keep_alive_s=keep,
+        memory_mib=serve.memory_mib,
+        saver=saver,
+    )
     return Service(serve, models, Admission(serve.slots, serve.queue))
 
 
@@ -131,7 +140,7 @@ def _lifespan(
             reaper.cancel()
             with suppress(asyncio.CancelledError):
                 await reaper
-            service.close()
+            await service.close()
 
     return lifespan
 

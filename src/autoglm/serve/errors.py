@@ -36,6 +36,14 @@ class UnknownModelError(FieldError):
         super().__init__(message, field="model", status=404)
 
 
+class MissingPartError(FieldError):
+    """A field that needs an extra which is not installed here."""
+
+    def __init__(self, field: str, extra: str) -> None:
+        message = f"{field} is not possible here; the service needs: pip install 'autoglm[{extra}]'"
+        super().__init__(message, field=field, status=501)
+
+
 class BusyError(ResourceError):
     """The queue is full; `retry_after_s` is when there may be room."""
 
@@ -115,6 +123,8 @@ def openai_form(err: BaseException) -> dict[str, object]:
     code = err.code if isinstance(err, RefusedError) else None
     if isinstance(err, UnknownModelError):
         code = "model_not_found"
+    if isinstance(err, MissingPartError):
+        code = "missing_extra"
     param = err.field if isinstance(err, FieldError) else None
     if isinstance(err, GrammarError):
         param = "response_format"

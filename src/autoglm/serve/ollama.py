@@ -22,7 +22,7 @@ from autoglm.serve.errors import FieldError
 from autoglm.serve.fields import Fields
 from autoglm.serve.http import NDJSON, Json, dump, read_body, stream
 from autoglm.serve.models import LATEST, Opened, ServedModel
-from autoglm.serve.parse import ANY_OBJECT, read_stop, schema_grammar
+from autoglm.serve.parse import ANY_OBJECT, check_forms_work, read_stop, schema_grammar
 from autoglm.serve.service import DEFAULT_KEEP, Service, Work
 from autoglm.serve.texts import TextRoutes, read_inputs
 from autoglm.serve.tool_fields import NO_TOOLS, ToolWishes, read_tools
@@ -170,6 +170,8 @@ class OllamaRoutes:
         stop = read_stop(options)
         is_any = body.values.get("format") == "json"
         grammar = ANY_OBJECT if is_any else schema_grammar(body, "format")
+        if grammar is not None:
+            check_forms_work("format")
         service = self._service
 
         def requests(opened: Opened) -> list[Request]:

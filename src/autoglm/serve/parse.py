@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass, replace
 
 from autoglm.engine.actions import named_grammar
-from autoglm.engine.grammar import check_grammar
+from autoglm.engine.grammar import EXTRA, check_grammar, is_available
 from autoglm.errors import GrammarError
-from autoglm.serve.errors import FieldError
+from autoglm.serve.errors import FieldError, MissingPartError
 from autoglm.serve.fields import Fields
 from autoglm.types import (
     MAX_LOGPROBS,
@@ -151,7 +151,17 @@ def read_grammar(body: Fields) -> Grammar | None:
     ]
     if len(wanted) > 1:
         body.fail("response_format", "one form, not several")
+    if wanted:
+        forms = ("response_format", "guided_json", "guided_regex", "guided_choice")
+        named = next((name for name in forms if body.has(name)), "guided_grammar")
+        check_forms_work(body.path(named))
     return wanted[0] if wanted else None
+
+
+def check_forms_work(field: str) -> None:
+    """Raise MissingPartError when answers cannot be bound to a form as `field` wants."""
+    if not is_available():
+        raise MissingPartError(field, EXTRA)
 
 
 def _response_format(body: Fields) -> Grammar | None:

@@ -61,6 +61,7 @@ class Reloader:
         # First what can fail: a model that cannot be opened leaves everything as it was.
         has_models_changed = service.models.replace(settings, paths)
         service.models.keep_alive_s = None if merged.keep_alive_s < 0 else merged.keep_alive_s
+        service.models.memory_mib = merged.memory_mib
         service.admission.resize(merged.slots, merged.queue)
         service.settings = merged
         set_log_level(merged)

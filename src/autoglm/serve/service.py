@@ -138,7 +138,10 @@ class Service:
         """Present values for /metrics and the console."""
         from autoglm.hardware.process import rss_bytes
 
+        pages = [model.kv_pages for model in self.models.served.values()]
         return {
+            "kv_pages_held": sum(held for held, _ in pages),
+            "kv_pages": sum(total for _, total in pages),
             "requests_running": self.admission.num_running,
             "requests_waiting": self.admission.num_waiting,
             "slots": self.admission.num_slots,
@@ -148,9 +151,9 @@ class Service:
             "uptime_seconds": time.time() - self.started_at,
         }
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Give models and threads back."""
-        self.models.close()
+        await self.models.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 

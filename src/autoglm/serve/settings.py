@@ -24,7 +24,10 @@ class ServeSettings:
     """`models` are directories of bundles, none the model of `Settings`.
 
     `slots` requests run at once, `queue` wait, the rest is refused. `keep_alive_s` is how long an
-    unused model stays in memory, below 0 for ever. `timeout_s` bounds a request, 0 does not.
+    unused model stays in memory, below 0 for ever. `memory_mib` bounds all models in memory, 0
+    leaves it to the machine. `timeout_s` bounds a request, 0 does not. `kv_mib` above 0 keeps so
+    much of what was read on disk, sealed by a key in the vault in the directory `vault`, by default
+    the user's own.
     """
 
     models: tuple[str, ...] = field(default=(), metadata=LIVE)
@@ -35,6 +38,9 @@ class ServeSettings:
     hosts: tuple[str, ...] = ()
     slots: int = field(default=8, metadata=LIVE)
     queue: int = field(default=32, metadata=LIVE)
+    memory_mib: int = field(default=0, metadata=LIVE)
+    kv_mib: int = 0
+    vault: str | None = None
     timeout_s: float = field(default=0.0, metadata=LIVE)
     keep_alive_s: float = field(default=300.0, metadata=LIVE)
     temperature: float | None = field(default=None, metadata=LIVE)
@@ -45,6 +51,8 @@ class ServeSettings:
         _check("port", self.port, 0, 65535)
         _check("slots", self.slots, 1, MAX_SLOTS)
         _check("queue", self.queue, 0, 10_000)
+        _check("memory_mib", self.memory_mib, 0, 2**24)
+        _check("kv_mib", self.kv_mib, 0, 2**24)
         _check("timeout_s", self.timeout_s, 0, 86_400)
         _check("keep_alive_s", self.keep_alive_s, -1, 1e9)
         if self.temperature is not None:

@@ -12,6 +12,7 @@ from autoglm.engine.grammar import check_grammar
 from autoglm.errors import GrammarError
 from autoglm.serve.errors import FieldError
 from autoglm.serve.fields import Fields
+from autoglm.serve.parse import check_forms_work
 from autoglm.types import Grammar, Tool, ToolCall
 
 MAX_TOOLS = 128
@@ -43,8 +44,12 @@ def read_tools(body: Fields) -> ToolWishes:
     names = [tool.name for tool in tools]
     if len(set(names)) < len(names):
         body.fail("tools", "functions with different names")
-    choice = _choice(body, names)
-    return ToolWishes(tools, choice, body.boolean("parallel_tool_calls", default=True))
+    wishes = ToolWishes(
+        tools, _choice(body, names), body.boolean("parallel_tool_calls", default=True)
+    )
+    if wishes.may_call:
+        check_forms_work(body.path("tools"))
+    return wishes
 
 
 def _choice(body: Fields, names: list[str]) -> str:
