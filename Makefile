@@ -155,7 +155,7 @@ lint: build $(VENV)/.requirements-lint $(VENV)/.requirements-test ## every stati
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/mypy
-	$(BIN)/mypy benchmarks/*.py benchmarks/peers/*.py benchmarks/resnet/*.py tools/*.py
+	$(BIN)/mypy benchmarks/*.py benchmarks/peers/*.py benchmarks/resnet/*.py benchmarks/serving/*.py tools/*.py
 	$(BIN)/mypy benchmarks/runners/*.py
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
@@ -176,17 +176,7 @@ bench-peers: build $(VENV)/.requirements-bench ## ours and other engines interle
 	$(BIN)/python benchmarks/bench_peers.py $(if $(PEERS),--home $(PEERS)) $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
-CONV_OUT ?= build/conv
-
-bench-conv: build $(VENV)/.requirements-bench-conv ## train, prune and quantise a ResNet: CIFAR10=DIR of train.tar.zst, test.tar.zst
-	@test -n "$(CIFAR10)" || { echo "autoglm: name the directory of the images: CIFAR10=DIR" >&2; exit 2; }
-	PYTHONPATH=benchmarks $(BIN)/python benchmarks/conv_networks.py --train $(CIFAR10)/train.tar.zst \
-		--test $(CIFAR10)/test.tar.zst --out $(CONV_OUT)
-	PYTHONPATH=benchmarks $(BIN)/python benchmarks/conv_compression.py --networks $(CONV_OUT) \
-		--train $(CIFAR10)/train.tar.zst --test $(CIFAR10)/test.tar.zst $(ARGS)
-
-bench-serve: build $(VENV)/.requirements-serve ## load on the service; BENCH_MODEL=DIR ARGS="--overload-seconds 120"
-	$(BIN)/python benchmarks/serving.py $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) $(ARGS)
+	$(BIN)/mypy benchmarks/*.py benchmarks/peers/*.py benchmarks/resnet/*.py benchmarks/serving/*.py tools/*.py
 
 bench-moe: build ## stream the experts of a model larger than its memory cap (8 GB of disk)
 	$(BIN)/python benchmarks/moe_streaming.py $(ARGS)

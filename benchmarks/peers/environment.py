@@ -165,6 +165,41 @@ def build_llama(home: Path, isa: str, options: Sequence[str]) -> None:
     run(["c++", "-std=c++20", "-O2", *includes, *runner, *links], log)
 
 
+def make_llama_server(home: Path) -> tuple[Path, Path]:
+    """llama.cpp's server, and the large model with a vocabulary for it; returns their files."""
+    make_venv(home, "venv", "requirements.txt")
+    make_llama(home)
+    tools, target = home / "venv" / "bin", home / "llama" / "server"
+    source, log = home / "llama-src" / "vendor" / "llama.cpp", home / "logs" / "llama-server.log"
+
+    def build() -> None:
+        wanted = ("COMMON", "TOOLS", "SERVER")
+        changed = {f"-DLLAMA_BUILD_{name}=OFF": f"-DLLAMA_BUILD_{name}=ON" for name in wanted}
+        options = [changed.get(option, option) for option in LLAMA_OPTIONS]
+        extra = ["-DGGML_NATIVE=ON", "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF"]
+        flags = f"-DCMAKE_CXX_FLAGS=-include {RUNNERS / 'tile_config.h'}"
+        run(
+            ["cmake", "-G", "Ninja", "-S", source, "-B", target, flags, *options, *extra],
+            log,
+            tools,
+        )
+        run(["ninja", "-C", target, "-j", str(os.cpu_count() or 1), "llama-server"], log, tools)
+
+    make(target, "llama.cpp's server (minutes)", build)
+    models = make_models(home, MODEL_SHAPES[0])
+    gguf, python = models / "llama-words.gguf", tools / "python"
+    command: list[str | Path] = [
+        python,
+        RUNNERS / "write_gguf.py",
+        "--words",
+        models / "llama",
+        gguf,
+    ]
+    log = home / "logs" / "llama-words.log"
+    make(gguf, "GGUF with a vocabulary", lambda: run(command, log))
+    return target / "bin" / "llama-server", gguf
+
+
 def make_models(home: Path, shape: str) -> Path:
     """The random model of a shape in every format; returns their directory."""
     models, log = home / "models" / shape, home / "logs" / f"models-{shape}.log"

@@ -1,7 +1,8 @@
 """A Llama checkpoint as a GGUF file of Q4_0 weights, embedding included.
 
-Usage: write_gguf.py CHECKPOINT FILE. Token ids only: the file holds no vocabulary. The rows of the
-query and key matrices are not reordered for the other rotation order, as the weights are random.
+Usage: write_gguf.py [--words] CHECKPOINT FILE. Token ids only: the file holds no vocabulary, or
+with --words one of made-up words, which a server needs. The rows of the query and key matrices
+are not reordered for the other rotation order, as the weights are random.
 """
 
 from __future__ import annotations
@@ -50,7 +51,19 @@ def tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         yield name, wide.view(np.float32).reshape(entry["shape"])
 
 
-def write(checkpoint: Path, out: Path) -> None:
+def add_words(writer: gguf.GGUFWriter, vocab_size: int) -> None:
+    """A word of its own for every token id; nothing ends an answer."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([f"w{number:06d}" for number in range(vocab_size)])
+    writer.add_token_types([gguf.TokenType.NORMAL] * vocab_size)
+    writer.add_token_merges(["w 0"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_add_bos_token(False)
+
+
+def write(checkpoint: Path, out: Path, *, has_words: bool) -> None:
     """One pass over the tensors for their shapes, one for their values."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     writer = gguf.GGUFWriter(out, "llama")
@@ -66,7 +79,10 @@ def write(checkpoint: Path, out: Path) -> None:
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("none")
+    if has_words:
+        add_words(writer, config["vocab_size"])
+    else:
+        writer.add_tokenizer_model("none")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
     for name, values in tensors(checkpoint / "model.safetensors"):
         if values.ndim == 1:
@@ -81,4 +97,5 @@ def write(checkpoint: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), Path(sys.argv[2]))
+    *options, source, target = sys.argv[1:]
+    write(Path(source), Path(target), has_words="--words" in options)

@@ -1,0 +1,1 @@
+"""Parts of bench_serve.py: clients, what is measured, and how it is told."""
