@@ -96,6 +96,13 @@ def test_cache_of_size_zero_keeps_nothing(make_runtime) -> None:
     assert len(model.prompts) == 2
 
 
+@pytest.fixture
+def unbound(monkeypatch) -> None:
+    """Without the extra `grammar` the model writes what it likes."""
+    monkeypatch.setattr("autoglm.engine.local.is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("unbound")
 @pytest.mark.parametrize("answer", ['{"a": [1]}', '```json\n{"a": [1]}\n```', ' {"a":[1]}\n'])
 def test_with_a_schema_the_parsed_answer_is_in_data(make_runtime, answer: str) -> None:
     runtime, model = make_runtime(lambda *_: answer)
@@ -109,6 +116,7 @@ def bytes_of(ids: list[int]) -> bytes:
     return BYTES.decode(ids).encode()
 
 
+@pytest.mark.usefixtures("unbound")
 def test_an_answer_that_is_not_json_is_an_error_with_a_schema_only(make_runtime) -> None:
     runtime, _ = make_runtime(lambda *_: "secret words")
     assert result_of(runtime, ask("?")).data is None
