@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-conv bench-serve bench-moe bench-window bench-drafts bench-privacy docs cloud bench-sync sim size fuzz fuzz-bundles vault-faults privacy-faults parity clean
+	lint fix bench bench-peers bench-conv bench-serve bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-bundles vault-faults privacy-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -197,10 +197,8 @@ docs: build ## regenerate the command reference and the table of the privacy pol
 cloud: build $(VENV)/.requirements-cloud ## the cloud service with its own PostgreSQL, until interrupted
 	$(BIN)/python tools/cloud_dev.py $(ARGS)
 
-bench-sync: build $(VENV)/.requirements-test ## bytes of messages, many streams, rounds over a lossy link (root)
-	$(BIN)/python benchmarks/sync_wire.py
-	PYTHONPATH=tools $(BIN)/python benchmarks/cloud_streams.py
-	PYTHONPATH=tools $(BIN)/python benchmarks/sync_rounds.py $(ARGS)
+bench-cloud: build $(VENV)/.requirements-test ## speed of sync, cloud, privacy and vault, into BENCHMARKS.md (root)
+	PYTHONPATH=tools $(BIN)/python benchmarks/cloud_figures.py $(ARGS)
 
 sim: build $(VENV)/.requirements-test ## simulate synchronisation under faults: SEEDS=N, of 10^5
 	$(BIN)/python -m tests.sync.simulation --seeds $(SEEDS) $(ARGS)

@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import pii_corpus
+from figure import Figure, table
 
 from autoglm.privacy.boundary import Boundary
 from autoglm.privacy.pii.detect import Detector
@@ -50,15 +50,6 @@ vault = Vault(VaultPaths(root / "data/v.db", root / "state/a"), KeyFile(root / "
 vault.get("a", b"0")
 print(1e3 * (time.perf_counter() - start))
 """
-
-
-class Figure(NamedTuple):
-    """A line of the table."""
-
-    name: str
-    value: str
-    target: str
-    is_met: bool | None
 
 
 def covered(detector: Detector, text: str) -> set[int]:
@@ -224,10 +215,7 @@ def main() -> int:
     figures += presidio_figures(detector, args.presidio)
     figures += speed_figures(detector, args.text)
     figures += vault_figures(args.runs)
-    words = {True: "pass", False: "MISS", None: ""}
-    print("| figure | value | target | |\n|--|--|--|--|")
-    for figure in figures:
-        print(f"| {figure.name} | {figure.value} | {figure.target} | {words[figure.is_met]} |")
+    print(table(figures))
     return int(any(figure.is_met is False for figure in figures))
 
 

@@ -4,18 +4,20 @@ Usage, as root: sync_rounds.py [--rounds N] [--backlog N] [--loss SHARE] [--dela
 """
 
 import argparse
-import os
+import json
 import random
 import secrets
 import statistics
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
 
+from figure import Figure, table
 from lossy_link import NEAR, Link, run_behind
 from postgres import OWNER, Postgres
+from ready import await_ready
 
 from autoglm.sync.clock import HybridClock
 from autoglm.sync.records import Records
@@ -27,8 +29,8 @@ ROOT_KEY = bytes(range(32))
 AUTOGLM = [sys.executable, "-m", "autoglm", "cloud"]
 
 
-def measure(token: str, rounds: int, backlog: int) -> int:
-    """Print times of single edits, and of a backlog, as the device sees them."""
+def measure(token: str, rounds: int, backlog: int, out: Path) -> int:
+    """Write the times of single edits, and of a backlog, as the device sees them, to `out`."""
     from autoglm.protocol.channel import Channel, Endpoint
     from autoglm.sync.remote import RemoteHub, synchronise
 
@@ -44,23 +46,17 @@ def measure(token: str, rounds: int, backlog: int) -> int:
         start = time.perf_counter()
         records.receive(hub.serve(records.request()))
         times.append((time.perf_counter() - start) * 1e3)
-    times.sort()
-    p95 = times[int(0.95 * len(times))]
-    sys.stdout.write(
-        f"round of one edit: median {statistics.median(times):.1f} ms, P95 {p95:.1f} ms, "
-        f"max {times[-1]:.1f} ms ({rounds} rounds)\n"
-    )
     for n in range(backlog):
         records.put(f"offline-{n // 4}", f"field{n % 4}", f"value {n}")
     start = time.perf_counter()
     num_rounds = synchronise(records, hub)
     passed = time.perf_counter() - start
-    sys.stdout.write(f"{backlog} offline edits: {passed:.2f} s in {num_rounds} rounds\n")
+    out.write_text(json.dumps([sorted(times), passed, num_rounds]), encoding="utf-8")
     hub.close()
     return 0
 
 
-def forwarded(token: str, rounds: int, backlog: int) -> int:
+def forwarded(token: str, rounds: int, backlog: int, out: Path) -> int:
     """Reach the service under a loopback address, which may be spoken to without TLS."""
     import socket
     import threading
@@ -82,35 +78,23 @@ def forwarded(token: str, rounds: int, backlog: int) -> int:
                 threading.Thread(target=copy, args=pair, daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
-    return measure(token, rounds, backlog)
+    return measure(token, rounds, backlog, out)
 
 
-def await_ready(process: subprocess.Popen[bytes]) -> None:
-    """Wait until the service takes work."""
-    while process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz?ready", timeout=5):
-                return
-        except (OSError, urllib.error.HTTPError):
-            time.sleep(0.1)
-
-
-def main() -> int:
-    """Start the service, then measure from behind the link."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--backlog", type=int, default=10_000)
-    parser.add_argument("--loss", type=float, default=0.01)
-    parser.add_argument("--delay", type=float, default=50.0, help="both ways together, in ms")
-    parser.add_argument("--rate", type=float, default=2.0, help="Mbit/s each way")
-    args = parser.parse_args()
+def figures(link: Link, rounds: int = 500, backlog: int = 10_000) -> Iterable[Figure]:
+    """Rounds of a service of its own, seen from behind the link. Raises RuntimeError."""
     postgres = Postgres()
     process = None
     try:
         postgres.start()
         secret = postgres.directory / "secret"
+        out = postgres.directory / "times.json"
         secret.write_text(secrets.token_hex(32), encoding="utf-8")
-        subprocess.run([*AUTOGLM, "migrate", "--database", postgres.url(OWNER)], check=True)
+        subprocess.run(
+            [*AUTOGLM, "migrate", "--database", postgres.url(OWNER)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         common = ["--secret-file", str(secret)]
         made = [*AUTOGLM, "token", "--tenant", "bench", *common]
         token = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
@@ -118,16 +102,37 @@ def main() -> int:
         process = subprocess.Popen(
             [*serve, "--database", postgres.url(), *common], stderr=subprocess.DEVNULL
         )
-        await_ready(process)
-        link = Link(args.delay / 2000, args.loss, args.rate * 1e6)
-        sys.stdout.write(f"{link}, on {os.uname().machine} with {os.cpu_count()} processors\n")
-        sys.stdout.flush()
-        return run_behind(link, lambda: forwarded(token, args.rounds, args.backlog))
+        await_ready(PORT)
+        if run_behind(link, lambda: forwarded(token, rounds, backlog, out)):
+            message = "the device behind the link failed"
+            raise RuntimeError(message)
+        times, passed, num_rounds = json.loads(out.read_text(encoding="utf-8"))
     finally:
         if process is not None:
             process.terminate()
             process.wait(30)
         postgres.remove()
+    p95 = times[int(0.95 * len(times))]
+    way = f"{link.delay_s * 2e3:.0f} ms, {link.loss:.0%} loss, {link.rate_bits / 1e6:g} Mbit/s"
+    value = f"P95 {p95:.0f} ms, median {statistics.median(times):.0f}, n {rounds}"
+    yield Figure(f"round of one edit over {way}", value, "120 ms", p95 <= 120)
+    value = f"{passed:.2f} s, {num_rounds} rounds"
+    yield Figure(f"{backlog:,} offline edits over {way}", value, "3 s", passed <= 3)
+
+
+def main() -> int:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--backlog", type=int, default=10_000)
+    parser.add_argument("--loss", type=float, default=0.01)
+    parser.add_argument("--delay", type=float, default=50.0, help="both ways together, in ms")
+    parser.add_argument("--rate", type=float, default=2.0, help="Mbit/s each way")
+    args = parser.parse_args()
+    link = Link(args.delay / 2000, args.loss, args.rate * 1e6)
+    found = list(figures(link, args.rounds, args.backlog))
+    sys.stdout.write(table(found) + "\n")
+    return int(any(figure.is_met is False for figure in found))
 
 
 if __name__ == "__main__":

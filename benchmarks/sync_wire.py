@@ -9,7 +9,10 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
+
+from figure import Figure, table
 
 from autoglm.protocol.v1.sync_pb2 import SyncRequest, SyncResponse
 from autoglm.sync.clock import HybridClock
@@ -63,8 +66,8 @@ def drain(records: Records, wire: Wire) -> None:
         pass
 
 
-def single_edits(rng: random.Random) -> None:
-    """Print the mean message of an edit of one field: a title, a number, a date, a flag."""
+def single_edits(rng: random.Random) -> Iterable[Figure]:
+    """The mean message of an edit of one field: a title, a number, a date, a flag."""
     records, wire = device(1), Wire(MemoryHub())
     drain(records, wire)
     for n in range(1000):
@@ -79,15 +82,15 @@ def single_edits(rng: random.Random) -> None:
         records.put(record, field, value)
         records.receive(wire.serve(records.request()))
     pushes, answers = wire.sent[-1000:], wire.received[-1000:]
-    both = (sum(pushes) + sum(answers)) / 2000
-    sys.stdout.write(
-        f"single-field edit: request {sum(pushes) / 1000:.1f} bytes, response "
-        f"{sum(answers) / 1000:.1f}, mean of both {both:.1f} (envelope of {ENVELOPE} in each)\n"
+    request, response = sum(pushes) / 1000, sum(answers) / 1000
+    value = f"request {request:.1f} bytes, response {response:.1f}"
+    yield Figure(
+        f"edit of one field, with an envelope of {ENVELOPE}", value, "87 bytes", request <= 87
     )
 
 
-def backlog(count: int) -> None:
-    """Print what a device sends after it wrote many different fields offline."""
+def backlog(count: int) -> Iterable[Figure]:
+    """What a device sends after it wrote many different fields offline."""
     hub = MemoryHub()
     records, wire = device(2), Wire(hub)
     for n in range(count):
@@ -99,10 +102,9 @@ def backlog(count: int) -> None:
     start = time.perf_counter()
     drain(other, other_wire)
     read_s = time.perf_counter() - start
-    sys.stdout.write(
-        f"{count} offline edits: {sum(wire.sent) / count:.1f} bytes an edit in {len(wire.sent)} "
-        f"rounds, {sent_s:.2f} s; read by another device in {read_s:.2f} s\n"
-    )
+    size = sum(wire.sent) / count
+    value = f"{size:.1f} bytes an edit, {sent_s:.2f} s to send and {read_s:.2f} s to read"
+    yield Figure(f"{count:,} offline edits without a network", value, "", None)
 
 
 def typing(rng: random.Random, operations: int) -> tuple[str, list[str]]:
@@ -127,18 +129,16 @@ def typing(rng: random.Random, operations: int) -> tuple[str, list[str]]:
     return "".join(text), states
 
 
-def text_edits(rng: random.Random) -> None:
-    """Print bytes per operation of a typed text, sent at the end and sent key by key."""
+def text_edits(rng: random.Random) -> Iterable[Figure]:
+    """Bytes per operation of a typed text, sent at the end and sent key by key."""
     operations = 259_778
     final, states = typing(rng, operations)
     records, wire = device(4), Wire(MemoryHub())
     records.write_text("doc", "body", final)
     drain(records, wire)
     total = sum(wire.sent)
-    sys.stdout.write(
-        f"typing, {operations} operations, {len(final)} characters: sent at the end {total} bytes, "
-        f"{total / operations:.3f} an operation (yjs, B4: 0.62)\n"
-    )
+    value = f"{total / operations:.3f} bytes an operation (yjs publishes 0.62 for B4)"
+    yield Figure(f"text of {operations:,} operations, sent at the end", value, "", None)
     records, wire = device(5), Wire(MemoryHub())
     drain(records, wire)
     for state in states:
@@ -146,7 +146,15 @@ def text_edits(rng: random.Random) -> None:
         records.receive(wire.serve(records.request()))
     sent = wire.sent[-len(states) :]
     mean = sum(sent) / len(sent)
-    sys.stdout.write(f"typing, a round for every key: {mean:.1f} bytes a request\n")
+    yield Figure("text, a round for every key", f"{mean:.1f} bytes a request", "", None)
+
+
+def figures(edits: int = 10_000) -> Iterable[Figure]:
+    """Every figure of this file."""
+    rng = random.Random(1)
+    yield from single_edits(rng)
+    yield from backlog(edits)
+    yield from text_edits(rng)
 
 
 def main() -> int:
@@ -154,10 +162,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edits", type=int, default=10_000, help="offline edits of the backlog")
     args = parser.parse_args()
-    rng = random.Random(1)
-    single_edits(rng)
-    backlog(args.edits)
-    text_edits(rng)
+    sys.stdout.write(table(list(figures(args.edits))) + "\n")
     return 0
 
 
