@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from autoglm.cli.interrupt import interrupt_on_termination
-from autoglm.cli.options import add_json_option
+from autoglm.cli.options import add_json_option, whole_number
 from autoglm.cli.output import Progress, print_json, print_text
 from autoglm.errors import UsageError
 from autoglm.inputs.text import read_text
+
+if TYPE_CHECKING:
+    from autoglm.compression.pipeline import Compression
 
 MIB = 2**20
 MAX_TEXT_BYTES = 256 * MIB
@@ -47,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run the bundle once and store a prompt that is compared whenever it is loaded",
     )
     parser.add_argument(
+        "--recover",
+        metavar="STEPS",
+        type=whole_number(1),
+        help="train so many steps on the calibration text after pruning, to answer like the whole "
+        "model; needs the extra train, and memory for 24 bytes a weight",
+    )
+    parser.add_argument(
         "--eval",
         action="store_true",
         help="also measure perplexity, speed and memory beside the model in bf16; not for .onnx",
@@ -71,20 +82,8 @@ def run(args: argparse.Namespace) -> int:
         read_text(text, max_bytes=MAX_TEXT_BYTES)
     if args.model.endswith(".onnx"):
         return _run_graph(args)
-    from autoglm.compression.pipeline import DEFAULT_RECIPE, compress
-
-    with (
-        interrupt_on_termination(),
-        Progress("compressing", total=100, unit="%", shows_time_left=True) as bar,
-    ):
-        result = compress(
-            args.model,
-            args.recipe or DEFAULT_RECIPE,
-            out=args.out,
-            calibration=args.calibration,
-            has_golden=args.golden,
-            progress=lambda done, total: bar.update(100 * done / total),
-        )
+    with interrupt_on_termination():
+        result = _recovered(args) if args.recover else _compressed(args)
     figures: dict[str, object] = {}
     if args.eval:
         from autoglm.cli.compress_report import lines, measured
@@ -103,11 +102,49 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _compressed(args: argparse.Namespace) -> Compression:
+    from autoglm.compression.pipeline import DEFAULT_RECIPE, compress
+
+    with Progress("compressing", total=100, unit="%", shows_time_left=True) as bar:
+        return compress(
+            args.model,
+            args.recipe or DEFAULT_RECIPE,
+            out=args.out,
+            calibration=args.calibration,
+            has_golden=args.golden,
+            progress=lambda done, total: bar.update(100 * done / total),
+        )
+
+
+def _recovered(args: argparse.Namespace) -> Compression:
+    from autoglm.compression.pipeline import DEFAULT_RECIPE
+    from autoglm.recovery.pipeline import compress_and_recover
+
+    if args.calibration is None:
+        message = "--recover trains on a text; name it with --calibration"
+        raise UsageError(message)
+    with Progress("recovering", total=args.recover, unit="steps", shows_time_left=True) as bar:
+
+        def report(stage: str, done: int, _: int) -> None:
+            if stage == "recovering":
+                bar.update(done)
+
+        return compress_and_recover(
+            args.model,
+            args.recipe or DEFAULT_RECIPE,
+            out=args.out,
+            calibration=args.calibration,
+            steps=args.recover,
+            has_golden=args.golden,
+            progress=report,
+        )
+
+
 def _run_graph(args: argparse.Namespace) -> int:
     from autoglm.compression.graphs.pipeline import DEFAULT_GRAPH_RECIPE, compress_graph
 
-    if args.golden or args.eval:
-        message = "--golden and --eval are for bundles; an .onnx network has no prompts"
+    if args.golden or args.eval or args.recover:
+        message = "--golden, --eval and --recover are for language models, not for .onnx networks"
         raise UsageError(message)
     result = compress_graph(
         args.model,

@@ -27,15 +27,20 @@ def read_sequences(
     A text shorter than asked for gives fewer sequences, or one shorter sequence. InputError when
     it has less than two tokens, ModelNotFoundError when the model has no tokenizer.
     """
-    if not (model / TOKENIZER_NAME).exists():
-        message = f"{model}: has no {TOKENIZER_NAME}, so no text can be read to calibrate it"
-        raise ModelNotFoundError(message)
-    tokenizer = Tokenizer.from_file(resolve_inside(model, TOKENIZER_NAME), vocab_size=vocab_size)
-    ids = tokenizer.encode(read_text(str(text), max_bytes=MAX_TEXT_BYTES))
+    ids = read_ids(text, model, vocab_size=vocab_size)
     if len(ids) < 2:
         message = f"{text}: has {len(ids)} token; calibration needs at least 2"
         raise InputError(message)
     return spread(ids, size)
+
+
+def read_ids(text: str | Path, model: Path, *, vocab_size: int) -> list[int]:
+    """All token ids of a text file; ModelNotFoundError when the model has no tokenizer."""
+    if not (model / TOKENIZER_NAME).exists():
+        message = f"{model}: has no {TOKENIZER_NAME}, so no text can be read to calibrate it"
+        raise ModelNotFoundError(message)
+    tokenizer = Tokenizer.from_file(resolve_inside(model, TOKENIZER_NAME), vocab_size=vocab_size)
+    return tokenizer.encode(read_text(str(text), max_bytes=MAX_TEXT_BYTES))
 
 
 def spread(ids: Sequence[int], size: CalibrationSize) -> NDArray[np.int64]:

@@ -1,0 +1,1 @@
+"""Training after pruning: a smaller model learns to answer like its whole one."""

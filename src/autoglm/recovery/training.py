@@ -1,0 +1,121 @@
+"""Distillation: the smaller model's next-token probabilities move to those of the whole one.
+
+The loss is the Kullback-Leibler distance on random windows of a text. Weights that pruning has set
+to zero stay zero. The state is saved, so that interrupted training goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from autoglm.recovery.floats import FloatModel
+from autoglm.recovery.network import Network
+
+_BATCH_TOKENS = 2048
+_RATE = 5e-4
+_BETAS = (0.9, 0.95)
+_WARM_UP_STEPS = 20
+_CLIP = 1.0
+_SAVE_EVERY = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How long, on what windows, and where the state is kept between runs."""
+
+    steps: int
+    window: int
+    state: Path
+    seed: int = 0
+
+
+def distil(
+    student: FloatModel,
+    teacher: FloatModel,
+    ids: NDArray[np.int64],
+    training: Training,
+    *,
+    kept: dict[str, NDArray[np.bool_]],
+    progress: Callable[[int], None],
+) -> FloatModel:
+    """The student after training on the tokens `ids` of a text; `kept` are its masks by tensor."""
+    network, whole = _network(student), _network(teacher)
+    masks = {name: torch.from_numpy(mask) for name, mask in kept.items()}
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=_RATE, betas=_BETAS, weight_decay=0.0)
+    step = _restored(network, optimizer, training.state)
+    while step < training.steps:
+        progress(step)
+        for group in optimizer.param_groups:
+            group["lr"] = _RATE * _factor(step, training.steps)
+        loss = _distance(network, whole, _windows(ids, training, step))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
+        optimizer.step()
+        with torch.no_grad():
+            for name, tensor in network.named().items():
+                if name in masks:
+                    tensor.mul_(masks[name])
+        step += 1
+        if step % _SAVE_EVERY == 0 or step == training.steps:
+            _save(network, optimizer, step, training.state)
+    progress(step)
+    tensors = {name: tensor.detach().numpy() for name, tensor in network.named().items()}
+    return FloatModel(student.arch, tensors)
+
+
+def _network(model: FloatModel) -> Network:
+    return Network(model.config, model.tensors)
+
+
+def _windows(ids: NDArray[np.int64], training: Training, step: int) -> torch.Tensor:
+    """The batch of a step, the same in every run."""
+    rng = np.random.default_rng((training.seed, step))
+    count = max(1, _BATCH_TOKENS // training.window)
+    starts = rng.integers(0, len(ids) - training.window + 1, count)
+    return torch.from_numpy(np.stack([ids[start : start + training.window] for start in starts]))
+
+
+def _distance(network: Network, whole: Network, ids: torch.Tensor) -> torch.Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            wanted = whole(ids)
+        got = network(ids)
+    return F.kl_div(
+        F.log_softmax(got.float().flatten(0, 1), -1),
+        F.log_softmax(wanted.float().flatten(0, 1), -1),
+        log_target=True,
+        reduction="batchmean",
+    )
+
+
+def _factor(step: int, steps: int) -> float:
+    """Of the learning rate: up in a few steps, then down along half a cosine."""
+    warm_up = min(1.0, (step + 1) / _WARM_UP_STEPS)
+    return warm_up * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+
+
+def _save(network: Network, optimizer: Any, step: int, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    state = {"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _restored(network: Network, optimizer: Any, path: Path) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
