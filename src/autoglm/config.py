@@ -36,7 +36,8 @@ class Settings:
     attention to the first `sink` and the latest `window` tokens. `draft_model` is a smaller
     bundle with the same tokenizer that makes answers faster. `expert_memory_mib` bounds the
     experts in memory of a mixture model, the others are read when needed; 0 maps all of them.
-    `precision` "fast" rounds activations and KV cache to 8 bits, "exact" to 16.
+    `precision` "fast" rounds activations and KV cache to 8 bits, "exact" to 16. `reader` False
+    leaves every request to the model, also those that the bundle's reader could answer.
 
     With `offline` false the cloud is asked, as far as the privacy policy (`policy`, or that of the
     package) lets a request leave; an answer may take `cloud_timeout_s`. Above 0, `cloud_hedge_ms`
@@ -58,6 +59,7 @@ class Settings:
     policy: str | None = None
     cloud_timeout_s: int = 60
     cloud_hedge_ms: int = 0
+    reader: bool = True
 
 
 _RANGES = {
@@ -220,4 +222,5 @@ def load_settings(
         policy=sources.text("policy", default.policy),
         cloud_timeout_s=sources.integer("cloud_timeout_s", default.cloud_timeout_s),
         cloud_hedge_ms=sources.integer("cloud_hedge_ms", default.cloud_hedge_ms),
+        reader=sources.boolean("reader", default.reader),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoglm.engine.answer_cache import Answer, AnswerCache
+from autoglm.engine.extract import extracted
 from autoglm.engine.long_text import stream_parts, text_parts
 from autoglm.errors import OutputFormatError, UsageError, require
 from autoglm.types import Chunk, ModelSize, Request, Result, Route, Timings, Usage
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from autoglm.engine.failover import Device
     from autoglm.engine.local import LocalEngine
     from autoglm.engine.model import LoadedModel
+    from autoglm.lite.reader.reader import Reader
 
     LoadEngine = Callable[[Settings], tuple[WindowedEngine, str, bytes]]
+    LoadReader = Callable[[Settings], Reader | None]
     Connect = Callable[[Settings, Device], Engine]
 
 MIB = 2**20
@@ -58,6 +61,14 @@ def load_local_engine(settings: Settings) -> tuple[WindowedEngine, str, bytes]:
     return engine, name, model.fingerprint()
 
 
+def load_local_reader(settings: Settings) -> Reader | None:
+    """The reader in the model's bundle, if it has one."""
+    from autoglm.engine.model import embedded_model
+    from autoglm.lite.reader.reader import Reader
+
+    return Reader.of_bundle(Path(settings.model) if settings.model else embedded_model())
+
+
 def connect(settings: Settings, device: Device) -> Engine:
     """The cloud with this device behind it. Raises UsageError unless the device is enrolled."""
     require("connectrpc", extra="sync")
@@ -79,12 +90,19 @@ class Runtime:
         settings: Settings,
         *,
         load_engine: LoadEngine = load_local_engine,
+        load_reader: LoadReader = load_local_reader,
         connect: Connect = connect,
     ) -> None:
-        """`load_engine` is called by the first request that this device answers."""
+        """`load_engine` is called by the first request that this device answers.
+
+        `load_reader` is called by the first that it may extract.
+        """
         self._settings = settings
         self._online = None if settings.offline else connect(settings, _Device(self))
         self._load_engine = load_engine
+        self._load_reader = load_reader
+        self._reader: Reader | None = None
+        self._has_looked_for_reader = False
         self._loaded: tuple[WindowedEngine, str, bytes] | None = None
         self._is_closed = False
         self._loading = threading.Lock()
@@ -118,7 +136,7 @@ class Runtime:
         """Give the model back once running requests have ended; later requests are errors."""
         with self._loading:
             self._is_closed = True
-            self._loaded = None
+            self._loaded = self._reader = None
 
     def stream(self, request: Request) -> Generator[Chunk, None, None]:
         """Yield the answer; the last chunk carries the result.
@@ -156,9 +174,16 @@ class Runtime:
         )
         may_repeat = request.sampling.is_deterministic and request.sampling.num_logprobs is None
         if may_repeat and (answer := self._cache.get(key)):
-            route = self._route(name, answer.num_parts, is_cached=True)
+            route = self._route(name, answer, is_cached=True)
             timings = Timings(load_ms, _ms_since(start), _ms_since(start))
             yield _last_chunk(request, answer, answer.text, route, timings)
+            return
+        found = self._extract(request)
+        if found is not None:
+            answer = extracted(engine, request, found)
+            self._cache.put(key, answer)
+            timings = Timings(load_ms, _ms_since(start), _ms_since(start))
+            yield _last_chunk(request, answer, answer.text, self._route(name, answer), timings)
             return
         parts = text_parts(engine, request)
         chunks = stream_parts(engine, request, parts) if len(parts) > 1 else engine.stream(request)
@@ -175,19 +200,45 @@ class Runtime:
             )
             if may_repeat and answer.finish_reason != "cancelled":
                 self._cache.put(key, answer)
-            route = self._route(name, answer.num_parts, is_cached=False)
+            route = self._route(name, answer)
             timings = Timings(load_ms, first_token_ms, _ms_since(start))
             yield _last_chunk(request, answer, chunk.text, route, timings)
 
-    def _route(self, model: str, num_parts: int, *, is_cached: bool) -> Route:
+    def _extract(self, request: Request) -> str | None:
+        """What the bundle's reader finds in the text; None leaves the request to the model."""
+        if not self._settings.reader:
+            return None
+        from autoglm.lite.reader.requests import recognise
+
+        asked = recognise(request)
+        if asked is None:
+            return None
+        with self._loading:
+            if not self._has_looked_for_reader:
+                self._reader = self._load_reader(self._settings)
+                self._has_looked_for_reader = True
+            reader = self._reader
+        return None if reader is None else reader.answer(asked)
+
+    def _route(self, model: str, answer: Answer, *, is_cached: bool = False) -> Route:
         reason = "offline" if self._settings.offline else "answered on this device"
+        num_parts = answer.num_parts
+        if answer.is_extracted:
+            reason += "; extracted from the text"
         if num_parts > 1:
             reason += (
                 f"; the text is longer than the context window and was read in {num_parts} parts"
             )
         if is_cached:
             reason += "; answered before"
-        return Route("local", model, reason, cached=is_cached, num_parts=num_parts)
+        return Route(
+            "local",
+            model,
+            reason,
+            cached=is_cached,
+            num_parts=num_parts,
+            is_extracted=answer.is_extracted,
+        )
 
 
 class _Device:

@@ -291,13 +291,17 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the answer came from, why, and in how many parts the text was read."""
+    """Where the answer came from, why, and in how many parts the text was read.
+
+    `is_extracted`: found in the text by the bundle's reader, not written by the model.
+    """
 
     engine: Literal["local", "cloud"]
     model: str
     reason: str
     cached: bool = False
     num_parts: int = 1
+    is_extracted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,10 @@ def make_runtime() -> MakeRuntime:
 
         if connect is not None:
             online = replace(chosen, offline=False)
-            return Runtime(online, load_engine=load, connect=connect), model
-        return Runtime(chosen, load_engine=load), model
+            return Runtime(
+                online, load_engine=load, load_reader=lambda _settings: None, connect=connect
+            ), model
+        return Runtime(chosen, load_engine=load, load_reader=lambda _settings: None), model
 
     return make
 

@@ -16,6 +16,7 @@ from autoglm.cli.interrupt import exit_on_interrupt
 from autoglm.cli.options import (
     add_json_option,
     add_model_option,
+    add_reader_option,
     add_threads_option,
     whole_number,
 )
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--answers", metavar="FILE", help="keep the answers here; an interrupted run goes on"
     )
     add_model_option(parser)
+    add_reader_option(parser)
     add_threads_option(parser)
     add_json_option(parser)
 
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the scores of every task."""
     require("rouge_score", extra=EXTRA)
     require("zstandard", extra=EXTRA)
-    settings = load_settings({"model": args.model, "threads": args.threads})
+    settings = load_settings({"model": args.model, "threads": args.threads, "reader": args.reader})
     data_dir = Path(args.data)
     if not data_dir.is_dir():
         message = f"{data_dir}: not a directory; --data names the one with the public sets"
@@ -136,9 +138,10 @@ def _fingerprint(settings: Settings) -> str:
 
     path = Path(settings.model) if settings.model else embedded_model()
     manifest = path / MANIFEST_NAME
+    mark = "" if settings.reader else ", no reader"
     if not manifest.is_file():
-        return str(path.resolve())
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()
+        return f"{path.resolve()}{mark}"
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() + mark
 
 
 def _probe(runtime: Runtime, data_dir: Path, name: str, limit: int | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from autoglm.cli.options import (
     add_expert_memory_option,
     add_model_option,
     add_precision_option,
+    add_reader_option,
     add_threads_option,
     add_window_option,
 )
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_threads_option(parser)
     add_expert_memory_option(parser)
     add_precision_option(parser)
+    add_reader_option(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -79,6 +81,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
         "draft_model",
         "expert_memory_mib",
         "precision",
+        "reader",
     )
     return load_settings({name: getattr(args, name, None) for name in names})
 

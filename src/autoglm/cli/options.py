@@ -80,6 +80,17 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_reader_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --no-reader."""
+    parser.add_argument(
+        "--no-reader",
+        dest="reader",
+        action="store_false",
+        default=None,
+        help="let the model write every answer, also those that can be extracted from the text",
+    )
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Declare --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")

@@ -26,6 +26,7 @@ class Answer:
     finish_reason: FinishReason
     usage: Usage
     num_parts: int
+    is_extracted: bool = False
 
 
 class AnswerCache:

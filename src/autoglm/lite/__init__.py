@@ -1,5 +1,6 @@
-"""Training code of LITE, the embedded bilingual model (needs the `train` extra).
+"""LITE, the embedded bilingual model: its reader, and the code that trains both.
 
-Stages, each a module run as `python -m autoglm.lite.<stage>`: tokenizer, pack, train, export,
-sample. The data directory is always an option; nothing here is imported by the runtime.
+Stages of training, each a module run as `python -m autoglm.lite.<stage>` (extra `train`):
+tokenizer, pack, train, export, sample, reader_training. The data directory is always an option.
+The runtime imports `reader` only.
 """

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import zstandard
+from autoglm.errors import require
 
 Lang = Literal["zh", "en"]
 Licence = Literal["public-domain", "permissive", "share-alike"]
@@ -88,6 +88,7 @@ RECORD_FILES: dict[str, tuple[str, Licence, str]] = {
 
 def open_zst(path: Path) -> io.TextIOWrapper:
     """UTF-8 text stream over a zstd file written with a window of up to 128 MiB."""
+    zstandard = require("zstandard", extra="train")
     reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES)
     return io.TextIOWrapper(reader.stream_reader(path.open("rb")), encoding="utf-8")
 

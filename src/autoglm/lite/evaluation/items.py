@@ -160,10 +160,10 @@ def _intents(records: Iterator[dict[str, Any]]) -> Iterator[Item]:
 
 
 TASKS: tuple[Task, ...] = (
-    Task("qmsum", "summary", "sum_qmsum/val.jsonl", _qmsum, 160),
-    Task("vcsum", "summary", "sum_vcsum/short_dev.jsonl", _vcsum, 160),
-    Task("ami", "summary", "sum_ami/ami.jsonl", _ami, 256),
-    Task("crd3", "summary", "sum_crd3/val.jsonl", _crd3, 160),
+    Task("qmsum", "summary", "sum_qmsum/val.jsonl", _qmsum, 320),
+    Task("vcsum", "summary", "sum_vcsum/short_dev.jsonl", _vcsum, 320),
+    Task("ami", "summary", "sum_ami/ami.jsonl", _ami, 320),
+    Task("crd3", "summary", "sum_crd3/val.jsonl", _crd3, 320),
     Task("cmrc2018", "answer", "qa_cmrc2018/dev.jsonl", _questions("zh"), 48),
     Task("drcd", "answer", "qa_drcd/dev.jsonl", _questions("zh"), 48),
     Task("xquad_en", "answer", "qa_xquad/en.jsonl", _questions("en"), 48),

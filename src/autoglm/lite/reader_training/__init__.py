@@ -1,0 +1,1 @@
+"""Trains the reader (needs the `train` extra): `python -m autoglm.lite.reader_training`."""
