@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run the bundle once and store a prompt that is compared whenever it is loaded",
     )
     parser.add_argument(
+        "--budget-mib",
+        metavar="N",
+        type=whole_number(1),
+        help="give matrices more bits than the recipe does, where rounding costs most on the "
+        "calibration text, until the weights take N MiB",
+    )
+    parser.add_argument(
         "--recover",
         metavar="STEPS",
         type=whole_number(1),
@@ -111,6 +118,7 @@ def _compressed(args: argparse.Namespace) -> Compression:
             args.recipe or DEFAULT_RECIPE,
             out=args.out,
             calibration=args.calibration,
+            budget_mib=args.budget_mib,
             has_golden=args.golden,
             progress=lambda done, total: bar.update(100 * done / total),
         )
@@ -122,6 +130,9 @@ def _recovered(args: argparse.Namespace) -> Compression:
 
     if args.calibration is None:
         message = "--recover trains on a text; name it with --calibration"
+        raise UsageError(message)
+    if args.budget_mib:
+        message = "--budget-mib chooses formats of all weights, --recover goes with removing some"
         raise UsageError(message)
     with Progress("recovering", total=args.recover, unit="steps", shows_time_left=True) as bar:
 
@@ -143,8 +154,10 @@ def _recovered(args: argparse.Namespace) -> Compression:
 def _run_graph(args: argparse.Namespace) -> int:
     from autoglm.compression.graphs.pipeline import DEFAULT_GRAPH_RECIPE, compress_graph
 
-    if args.golden or args.eval or args.recover:
-        message = "--golden, --eval and --recover are for language models, not for .onnx networks"
+    if args.golden or args.eval or args.recover or args.budget_mib:
+        message = (
+            "--golden, --eval, --recover and --budget-mib are for language models, not for .onnx"
+        )
         raise UsageError(message)
     result = compress_graph(
         args.model,

@@ -39,6 +39,11 @@ def storage_error(path: Path, err: OSError) -> StorageError:
     return StorageError(f"{path}: writing failed: {reason}")
 
 
+def file_bytes(specs: Sequence[TensorSpec]) -> int:
+    """The size of a file of these tensors."""
+    return _lay_out(specs)[2]
+
+
 class SafetensorsWriter:
     """One file under construction; `append` fills each tensor from its start to its end."""
 
