@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-conv bench-serve bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-bundles vault-faults privacy-faults parity clean
+	lint fix bench bench-peers bench-conv bench-serve bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-bundles vault-faults privacy-faults cloud-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -231,6 +231,13 @@ vault-faults: build $(VENV)/.requirements-test ## kill writers of the vault, cut
 
 privacy-faults: build $(VENV)/.requirements-test ## broken filters and planted secrets, 10,000 of each
 	PYTHONPATH=benchmarks $(BIN)/python tools/privacy_faults.py --seed $(FAULTS_SEED)
+
+# Each line is a test of `make test`, as often as the claim needs.
+cloud-faults: build $(VENV)/.requirements-test ## crashes, repeats, tenants and nonces at full size: minutes
+	$(BIN)/python -m pytest -q tests/sync/test_records.py -k whatever_is_repeated --scale 1000
+	$(BIN)/python -m pytest -q tests/cloud/test_hub.py -k "50_concurrent or tenants_never" --scale 20
+	$(BIN)/python -m pytest -q tests/cloud/test_sync_service.py -k crashes_under_load --scale 10
+	$(BIN)/python -m pytest -q tests/privacy -k "nonces_of_forked or enumerating" --scale 250
 
 parity: build $(VENV)/.requirements-test ## compare logits with transformers; PARITY_MODEL=DIR, else a random model
 	PYTHONPATH=benchmarks $(BIN)/python tools/parity.py $(PARITY_MODEL) $(ARGS)

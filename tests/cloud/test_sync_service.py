@@ -207,7 +207,7 @@ def test_service_stops_in_order_while_a_stream_is_open(postgres, secret_file):
     assert records.get("n") == {"title": "later"}
 
 
-def test_no_acknowledged_write_is_lost_when_the_database_crashes_under_load(secret_file):
+def test_no_acknowledged_write_is_lost_when_the_database_crashes_under_load(secret_file, scale):
     server = Postgres()
     server.start()
     running = None
@@ -233,7 +233,7 @@ def test_no_acknowledged_write_is_lost_when_the_database_crashes_under_load(secr
         threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
         for thread in threads:
             thread.start()
-        for _ in range(3):
+        for _ in range(3 * scale):
             stopping.wait(1.0)
             server.kill()
             stopping.wait(0.5)

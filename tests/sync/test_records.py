@@ -1,5 +1,7 @@
 """What records show after devices wrote without knowing of each other."""
 
+import random
+
 import pytest
 from tests.sync.conftest import sync
 
@@ -53,17 +55,20 @@ def test_adding_wins_over_removing_at_the_same_time(make_records, hub):
     assert first.get("n") == second.get("n") == {"tags": frozenset({"x"})}
 
 
-def test_counts_of_all_devices_add_up_whatever_is_repeated(make_records, hub):
-    devices = [make_records() for _ in range(3)]
-    for n, records in enumerate(devices):
-        for _ in range(10):
-            records.increment("n", "count", n + 1)
-            request = records.request()
-            for _ in range(3):
-                response = hub.serve(request, 0)
+def test_counts_of_all_devices_add_up_whatever_is_repeated_or_lost(make_records, hub, scale):
+    devices = [make_records() for _ in range(5)]
+    rng, total = random.Random(1), 0
+    for _ in range(1_000 * scale):
+        records, by = rng.choice(devices), rng.randrange(-3, 9)
+        records.increment("n", "count", by)
+        total += by
+        request = records.request()
+        for _ in range(rng.randrange(1, 6)):
+            response = hub.serve(request, 0)
+        if rng.random() > 0.1:
             records.receive(response)
     sync(hub, *devices)
-    assert [records.get("n")["count"] for records in devices] == [60] * 3
+    assert [records.get("n")["count"] for records in devices] == [total] * 5
 
 
 def test_count_from_before_the_device_had_a_number_is_shown_after_it_has_one(make_records, hub):

@@ -16,12 +16,15 @@ from autoglm.cli.options import add_model_option, add_threads_option, whole_numb
 from autoglm.cli.output import note, print_text
 from autoglm.cloud.settings import CloudSettings, load_cloud_settings
 from autoglm.config import load_settings
+from autoglm.engine.base import Engine
 from autoglm.errors import UsageError, require
+from autoglm.types import ModelSize
 
 EXTRA = "cloud"
 ACTIONS = {
     "serve": "answer devices until interrupted",
     "migrate": "bring the schema up to date, as the owner of the database",
+    "deploy": "start the model on a Ray cluster",
     "token": "print a token for a tenant",
     "invite": "print an invitation for one device of a tenant, and the device's id",
     "revoke": "give a device no more tokens",
@@ -53,6 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_option(parser)
     add_threads_option(parser)
+    engine = parser.add_mutually_exclusive_group()
+    engine.add_argument(
+        "--upstream",
+        metavar="URL",
+        help="answers come from a server with OpenAI's interface, as http://host:8000/v1",
+    )
+    engine.add_argument(
+        "--ray", metavar="ADDRESS", help="answers come from what deploy started on this cluster"
+    )
+    parser.add_argument("--upstream-model", metavar="NAME", help="the model's name there")
+    parser.add_argument("--upstream-key", metavar="FILE", help="the key of that server")
+    parser.add_argument(
+        "--replicas", metavar="N", type=whole_number(1), default=1, help="with deploy: processes"
+    )
     parser.add_argument("--tenant", metavar="NAME", help="with token: who it lets in")
     parser.add_argument(
         "--days",
@@ -84,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         return _enrol(args)
     if args.action in ("token", "invite"):
         return _token(settings, args)
+    if args.action == "deploy":
+        return _deploy(settings, args)
     if not settings.database:
         message = "no database: give --database postgresql://ROLE@HOST/NAME"
         raise UsageError(message)
@@ -159,6 +178,50 @@ def _enrol(args: argparse.Namespace) -> int:
     return 0
 
 
+def _deploy(settings: CloudSettings, args: argparse.Namespace) -> int:
+    if args.ray is None:
+        message = "deploy needs --ray ADDRESS"
+        raise UsageError(message)
+    from autoglm.cloud.ray_engine import deploy
+
+    flags = {"model": _absolute(args.model), "threads": args.threads}
+    threads = args.threads or 1
+    deploy(args.ray, flags, replicas=args.replicas, slots=settings.slots, threads=threads)
+    return 0
+
+
+def _engine(args: argparse.Namespace) -> tuple[Engine, str]:
+    """What answers, and the name of its model."""
+    name = Path(args.model).resolve().name if args.model else ModelSize.LITE.value
+    if args.ray is not None:
+        from autoglm.cloud.ray_engine import RayEngine
+
+        return RayEngine(args.ray), name
+    if args.upstream is not None:
+        from autoglm.cloud.upstream import UpstreamEngine
+
+        if args.upstream_model is None:
+            message = "--upstream needs --upstream-model NAME"
+            raise UsageError(message)
+        key = _key(args.upstream_key)
+        return UpstreamEngine(args.upstream, args.upstream_model, key=key), args.upstream_model
+    from autoglm.runtime import Runtime
+
+    # Answers are not shared between tenants, not even by their speed.
+    flags = {"model": args.model, "threads": args.threads, "cache_mib": 0, "offline": True}
+    runtime = Runtime(load_settings(flags))
+    runtime.load()
+    return runtime, name
+
+
+def _key(path: str | None) -> str | None:
+    try:
+        return None if path is None else Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as err:
+        message = f"{path}: {err}"
+        raise UsageError(message) from err
+
+
 def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).resolve())
 
@@ -168,8 +231,6 @@ def _serve(settings: CloudSettings, args: argparse.Namespace) -> int:
         require(module, extra=EXTRA)
     from autoglm.cloud.run import run as serve
     from autoglm.cloud.telemetry import SCOPE, export_by_environment
-    from autoglm.runtime import Runtime
-    from autoglm.types import ModelSize
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -177,14 +238,8 @@ def _serve(settings: CloudSettings, args: argparse.Namespace) -> int:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     export_by_environment()
-    runtime, model = None, ""
-    if not args.no_model:
-        # Answers are not shared between tenants, not even by their speed.
-        flags = {"model": args.model, "threads": args.threads, "cache_mib": 0, "offline": True}
-        runtime = Runtime(load_settings(flags))
-        runtime.load()
-        model = Path(args.model).resolve().name if args.model else ModelSize.LITE.value
+    engine, model = (None, "") if args.no_model else _engine(args)
     if settings.host not in LOOPBACK and not settings.certificate:
         note("without --certificate tokens and answers can be read on the way")
-    serve(settings, runtime, model, lambda address: note(f"serving on {address}"))
+    serve(settings, engine, model, lambda address: note(f"serving on {address}"))
     return 0

@@ -19,6 +19,7 @@ from autoglm.cloud.hub import PostgresHub
 from autoglm.errors import (
     AutoGLMError,
     CancelledError,
+    CloudError,
     InvalidRequestError,
     ResourceError,
     StorageError,
@@ -51,6 +52,7 @@ _CODES: tuple[tuple[type[AutoGLMError], Code], ...] = (
     (InvalidRequestError, Code.INVALID_ARGUMENT),
     (SyncError, Code.FAILED_PRECONDITION),
     (StorageError, Code.UNAVAILABLE),
+    (CloudError, Code.UNAVAILABLE),
     (ResourceError, Code.RESOURCE_EXHAUSTED),
     (CancelledError, Code.CANCELED),
     (AutoGLMError, Code.INTERNAL),
