@@ -67,6 +67,21 @@ def test_a_random_schema_is_kept_at_any_temperature(engine, seed) -> None:
     jsonschema.validate(json.loads(text_of(chunks)), schema)
 
 
+FORMATS = ["time", "date-time", "duration", "email", "hostname", "ipv6", "uri", "uuid", "date"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_text_of_a_format_is_led_to_its_end(engine, name) -> None:
+    """The model would write digits for ever."""
+    text = {"type": "string", "format": name}
+    schema = {"type": "object", "properties": {"a": text, "b": text}, "required": ["a", "b"]}
+    digits = {token: 90.0 for token in engine.token_ids("0") + engine.token_ids("1")}
+    sampling = SamplingParams(logit_bias=digits)
+    chunks = list(engine.stream(ask("Now.", sampling=sampling, schema=schema, max_tokens=500)))
+    assert chunks[-1].finish_reason == "stop"
+    assert len(json.loads(text_of(chunks))["a"]) > 1
+
+
 def test_regex_and_choice_are_kept(engine) -> None:
     regex = Grammar("regex", r"[A-Z]{3}-[0-9]{2,4}(, [a-z]+)?")
     answer = text_of(list(engine.stream(ask("Id?", sampling=WILD, grammar=regex, max_tokens=90))))

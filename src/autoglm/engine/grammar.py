@@ -46,7 +46,11 @@ _COUNTS = frozenset(
     ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
 )
 _CLOSERS = ("]", "}", ",", '"')
+# What ends a part of a text of some format where no closer may come: times, addresses, fractions.
+_LAST_PARTS = ("Z", "@", ":", "/", "x", ".", "1", "D", "S", "0", "T")
 _LETTERS = ("x", "q")
+# A closer that came so often in a row is part of a text.
+MAX_SAME_CLOSER = 8
 
 
 class Constraint:
@@ -68,6 +72,8 @@ class Constraint:
         self._closing_at = min(CLOSING_TOKENS[kind], num_tokens // 2)
         self._way_out: Sequence[int] = closers.way_out if kind == "tools" else ()
         self._script: list[int] = []
+        self._closer, self._num_same = -1, 0
+        self._used_parts: list[int] = []
         self._usual_s = 0.0
         self.is_complete = False
         self._next: Future[bytes] | bytes = worker.submit(self._compute)
@@ -113,7 +119,21 @@ class Constraint:
             self._script = list(self._way_out)
         if self._script:
             return _only(self._script.pop(0), len(mask))
-        return self._closers.narrowed(mask)
+        return self._narrowed(mask)
+
+    def _narrowed(self, mask: bytes) -> bytes:
+        """Only what ends the text soonest."""
+        useless = self._closer if self._num_same >= MAX_SAME_CLOSER else -1
+        token = self._closers.best(mask, useless)
+        if token is None:
+            allowed = [one for one in self._closers.last_parts if _has(mask, one)]
+            token = min(allowed, key=self._used_parts.count, default=None)
+            if token is None:
+                return mask
+            self._used_parts.append(token)
+        self._num_same = self._num_same + 1 if token == self._closer else 1
+        self._closer = token
+        return _only(token, len(mask))
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -127,6 +147,7 @@ class _Closers:
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self._ends: Sequence[int] = tokenizer.eos_tokens
         self._closers = _single_tokens(tokenizer, _CLOSERS)
+        self.last_parts = _single_tokens(tokenizer, _LAST_PARTS)
         self._letters = _single_tokens(tokenizer, _LETTERS)
         self._newlines = _single_tokens(tokenizer, ("\n",))
         # Of the texts that GLM writes between tags.
@@ -138,18 +159,13 @@ class _Closers:
             _has(mask, token) for token in (*self._letters, *self._newlines)
         )
 
-    def narrowed(self, mask: bytes) -> bytes:
-        """Only what ends the text soonest, where that is allowed."""
-        for token in self._ends:
-            if _has(mask, token):
-                return _only(token, len(mask))
+    def best(self, mask: bytes, useless: int) -> int | None:
+        """What ends the text soonest, None when no such word may come."""
         closers = self._closers
         if self._letters and all(_has(mask, token) for token in self._letters):
             closers = closers[::-1]  # inside a string: its end comes first
-        for token in closers:
-            if _has(mask, token):
-                return _only(token, len(mask))
-        return mask
+        tokens = (*self._ends, *closers)
+        return next((token for token in tokens if token != useless and _has(mask, token)), None)
 
 
 class GrammarCompiler:
