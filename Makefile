@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-conv bench-serve bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-bundles vault-faults privacy-faults cloud-faults parity clean
+	lint fix bench bench-peers bench-conv bench-serve bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-bundles fuzz-serve vault-faults privacy-faults cloud-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -210,6 +210,9 @@ size: ## count lines and bytes, and list the files nearest their cap
 
 fuzz: build $(VENV)/.requirements-test fuzz-bundles ## property tests with many more examples, broken bundles
 	$(BIN)/python -m pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fuzz $(ARGS)
+
+fuzz-serve: build $(VENV)/.requirements-test ## random requests against the service: no crash, no 5xx; FUZZ_TRIALS=N FUZZ_SEED=S
+	$(BIN)/python benchmarks/fuzz_service.py --requests $(FUZZ_TRIALS) --seed $(FUZZ_SEED) $(ARGS)
 
 FUZZ_TRIALS ?= 100000
 FUZZ_SEED ?= 1

@@ -89,8 +89,13 @@ void set_logit_bias(Sampling& sampling, const std::map<int32_t, float>& bias) {
 using StepTuple = std::tuple<std::string, int, int, double, double, uint64_t, uint64_t, uint64_t>;
 
 std::vector<StepTuple> stop_profile(Executor& executor) {
+  std::vector<StepEvent> events;
+  {
+    const nb::gil_scoped_release release;  // a pass that runs now may want the GIL
+    events = executor.stop_profile();
+  }
   std::vector<StepTuple> out;
-  for (const StepEvent& event : executor.stop_profile()) {
+  for (const StepEvent& event : events) {
     out.emplace_back(step_name(event.step), event.layer, event.num_tokens, event.start_s,
                      event.seconds, event.cost.bytes, event.cost.operations, event.cost.kv_bytes);
   }
@@ -326,7 +331,7 @@ void bind_model(nb::module_& m) {
       .def("write_page", write_page, nb::arg("ids"), nb::arg("data"),
            "Makes such bytes a reusable page; False when pages before it are missing or none is "
            "free.")
-      .def("start_profile", &Executor::start_profile,
+      .def("start_profile", &Executor::start_profile, nb::call_guard<nb::gil_scoped_release>(),
            "Records the steps of every forward pass from now on.")
       .def("stop_profile", stop_profile,
            "The recorded steps: (name, layer or -1, tokens, start in s, seconds, bytes, "

@@ -1,6 +1,8 @@
 """The console in a real browser: talk, stop, edit, files, languages, themes, keyboard, phone."""
 
+import itertools
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -133,6 +135,70 @@ def test_the_live_panel_counts_requests_and_shows_phases(page) -> None:
     expect(page.locator("#last")).to_contain_text("lite", timeout=10_000)
     expect(page.locator("#phases span")).to_have_count(4)
     expect(page.locator("#figures")).to_contain_text(re.compile(r"Running\d+ / 8"))
+
+
+def test_the_layers_of_the_last_request_follow_each_other(page) -> None:
+    page.get_by_label("Longest answer").evaluate("input => { input.value = 200; }")
+    say(page, f"Tell me about {time.time()}")
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    for phase in ("read", "write"):
+        chart = page.locator(f"#{phase}-layers")
+        expect(chart.locator(".name").first).to_have_text("in", timeout=10_000)
+        expect(chart.locator(".name").last).to_have_text("out")
+        expect(chart).to_have_attribute("aria-label", re.compile(r"Layers: 8, [\d.]+ ms; slowest"))
+        starts = chart.locator(".track span.rest").evaluate_all(
+            "bars => bars.map(bar => bar.getBoundingClientRect().x)"
+        )
+        assert starts == sorted(starts)
+
+
+LUMINANCE = """() => {
+  const channel = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+  const numbers = text => text.match(/[\\d.]+/g).map(Number);
+  const back = e => {
+    for (; e; e = e.parentElement) {
+      const color = numbers(getComputedStyle(e).backgroundColor);
+      if (color[3] !== 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll("body *")]
+    .filter(e => e.checkVisibility() && !e.disabled)
+    .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
+    .map(e => {
+      const pair = [numbers(getComputedStyle(e).color), back(e)].map(light).sort((a, b) => b - a);
+      return [(pair[0] + .05) / (pair[1] + .05), e.outerHTML.slice(0, 80)];
+    })
+    .filter(([ratio]) => ratio < 4.5);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_stands_out_from_its_background(browser, server, scheme) -> None:
+    """Of 4.5 at least, as WCAG's level AA wants."""
+    context = browser.new_context(locale="en-US", color_scheme=scheme)
+    page = context.new_page()
+    page.goto(server.url)
+    say(page, "Hello")
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+    page.locator("#settings summary").click()
+    expect(page.locator("#last")).to_contain_text("lite", timeout=10_000)
+    assert page.evaluate(LUMINANCE) == []
+    context.close()
+
+
+def test_the_page_has_one_main_part_and_headings_in_order(page) -> None:
+    levels = page.evaluate(
+        "[...document.querySelectorAll('h1, h2, h3, h4')].map(e => Number(e.tagName[1]))"
+    )
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert page.locator("main").count() == page.locator("h1").count() == 1
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.locator("[id]").count() == len(
+        set(page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)"))
+    )
 
 
 def test_the_keyboard_is_enough(page) -> None:

@@ -1,5 +1,6 @@
 """Who may reach the service: addresses, hosts, origins, keys and the size of bodies."""
 
+import asyncio
 import socket
 
 import pytest
@@ -60,7 +61,7 @@ def routes() -> list[tuple[str, str]]:
         for route in Starlette(routes=_routes(service, None)).routes
         if isinstance(route, Route)
     ]
-    service.close()
+    asyncio.run(service.close())
     return [(m, route.path) for route in found for m in sorted(route.methods or {"GET"})]
 
 

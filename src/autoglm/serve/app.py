@@ -93,6 +93,11 @@ def _routes(service: Service, reloader: Reloader | None) -> Sequence[Route]:
         text = service.metrics.text(service.gauges())
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
+    async def openapi(_request: HttpRequest) -> Response:
+        from autoglm.serve.openapi import document
+
+        return Json(document([(method, path) for method, path, _ in handlers]))
+
     async def reload(_request: HttpRequest) -> Response:
         if reloader is None:
             message = "this service has no configuration file"
@@ -106,6 +111,7 @@ def _routes(service: Service, reloader: Reloader | None) -> Sequence[Route]:
         ("POST", "/config/reload", reload),
         ("GET", "/health", health),
         ("GET", "/metrics", metrics),
+        ("GET", "/openapi.json", openapi),
         ("GET", "/v1/models", texts.models),
         ("GET", "/v1/models/{name:path}", texts.model),
         ("POST", "/v1/chat/completions", ChatRoute(service).__call__),

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -57,6 +57,7 @@ class ChatRoute:
         if document is not None and messages[-1].role != "user":
             body.fail("document", "a last message of the user that it belongs to")
         work = chat_work(self._service, model, wishes, tools, messages, document)
+        work = replace(work, has_layers=body.boolean("layers"))
         reply = ChatReply(model, wishes, tools)
         pieces = self._service.pieces(work)
         if wishes.is_streamed:

@@ -17,6 +17,7 @@ from autoglm.errors import AutoGLMError, ResourceError, UsageError
 from autoglm.hardware.probe import probe
 from autoglm.runtime import Runtime, open_local_engine
 from autoglm.serve.errors import UnknownModelError
+from autoglm.serve.layers import LayerRecorder
 from autoglm.types import ModelSize
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class ServedModel:
         self._runtime: Runtime | None = None
         self._native: NativeModel | None = None
         self._pages: SavedPages | None = None
+        self._is_recorded = False
         self._leaving: asyncio.Future[None] | None = None
         self._loading = asyncio.Lock()
 
@@ -105,6 +107,21 @@ class ServedModel:
     def kv_pages(self) -> tuple[int, int]:
         """Pages of the KV cache that running requests hold, and all there are."""
         return (0, 0) if self._native is None else self._native.kv_pages
+
+    @asynccontextmanager
+    async def recorded(self, is_wanted: bool) -> AsyncIterator[LayerRecorder | None]:
+        """Record where time goes, unless another request is recorded; while in use."""
+        if not is_wanted or self._native is None or self._is_recorded:
+            yield None
+            return
+        self._is_recorded = True
+        recorder = LayerRecorder(self._native)
+        try:
+            await asyncio.to_thread(recorder.start)
+            yield recorder
+        finally:
+            await asyncio.shield(asyncio.to_thread(recorder.stop))
+            self._is_recorded = False
 
     async def runtime(self, make_room: Callable[[], Awaitable[bool]]) -> Runtime:
         """Load unless it is loaded; `make_room` frees memory for another try, if it can."""

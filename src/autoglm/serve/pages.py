@@ -54,6 +54,8 @@ class PageRoutes:
             "queue_limit": gauges["queue_limit"],
             "resident_bytes": gauges["resident_bytes"],
             "uptime_s": gauges["uptime_seconds"],
+            "kv_pages_held": gauges["kv_pages_held"],
+            "kv_pages": gauges["kv_pages"],
             "threads": service.models.threads,
             "requests": metrics.value("answers_total"),
             "completion_tokens": metrics.value("generated_tokens_total"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from autoglm.serve.admission import Admission
 from autoglm.serve.answers import Deadline, Piece, in_thread, pieces
+from autoglm.serve.layers import MOST_PIECES, LayerTimes
 from autoglm.serve.metrics import Metrics
 from autoglm.serve.models import Models, Opened, ServedModel
 from autoglm.serve.settings import MAX_SLOTS, ServeSettings
@@ -31,6 +33,7 @@ class Work:
     priority: int = 0
     timeout_s: float | None = None
     keep_alive_s: float | None = DEFAULT_KEEP
+    has_layers: bool = False  # record where its time goes
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class LastRequest:
     load_ms: float = 0.0
     first_token_ms: float = 0.0
     total_ms: float = 0.0
+    layers: LayerTimes | None = None
 
 
 @dataclass(slots=True)
@@ -81,9 +85,15 @@ class Service:
                 last = LastRequest(model=opened.name, queue_ms=queue_ms, load_ms=load_ms)
                 requests = work.requests(opened)
                 stream = pieces(opened.runtime, requests, deadline, self.threads)
-                async with aclosing(stream):
+                async with aclosing(stream), work.model.recorded(work.has_layers) as recorder:
                     async for piece in self._measured(stream, start, last):
+                        if recorder is not None and recorder.num_pieces < MOST_PIECES:
+                            await asyncio.to_thread(recorder.take)
+                            last.layers = recorder.times
                         yield piece
+                    if recorder is not None:
+                        await asyncio.to_thread(recorder.stop)
+                        last.layers = recorder.times
 
     async def call(
         self,

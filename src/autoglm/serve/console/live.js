@@ -2,6 +2,7 @@
 
 import { getJson } from "/console/api.js";
 import { text } from "/console/texts.js";
+import * as waterfall from "/console/waterfall.js";
 
 const EVERY_MS = 1000;
 const MOST_POINTS = 60;
@@ -36,6 +37,7 @@ function show(status) {
     ["running", `${status.running} / ${status.slots}`],
     ["waiting", `${status.waiting} / ${status.queue_limit}`],
     ["memory", `${(status.resident_bytes / 2 ** 20).toFixed(0)} MiB`],
+    ["kv", `${status.kv_pages_held} / ${status.kv_pages}`],
     ["cores", status.threads],
     ["requests", status.requests],
     ["uptime", duration(status.uptime_s)],
@@ -48,16 +50,21 @@ function showLast(last) {
   if (!last) return;
   const read = Math.max(0, last.first_token_ms - last.queue_ms - last.load_ms);
   const write = Math.max(0, last.total_ms - last.first_token_ms);
+  waterfall.show(last.layers);
   const phases = { queue: last.queue_ms, load: last.load_ms, read, write };
   fill("last", [
     ["model", last.model],
+    ["firstToken", `${last.first_token_ms.toFixed(0)} ms`],
     ["why", last.reason],
     ["prompts", last.prompt_tokens],
     ["cached", last.cached_tokens],
     ["written", last.completion_tokens],
     ...Object.entries(phases).map(([name, ms]) => [name, `${ms.toFixed(0)} ms`]),
   ]);
-  document.getElementById("phases").replaceChildren(
+  const bars = document.getElementById("phases");
+  const times = Object.entries(phases).map(([name, ms]) => `${text(name)} ${ms.toFixed(0)} ms`);
+  bars.setAttribute("aria-label", `${text("phases")}: ${times.join(", ")}`);
+  bars.replaceChildren(
     ...Object.entries(phases).map(([name, ms]) => {
       const bar = document.createElement("span");
       bar.className = name;

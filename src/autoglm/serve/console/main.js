@@ -37,7 +37,7 @@ function showFile(next) {
   $("file").hidden = !file;
   if (!file) return;
   $("file-name").textContent = file.name;
-  $("file-size").textContent = `${(file.text.length / 1000).toFixed(1)} k`;
+  $("file-size").textContent = `${file.text.length.toLocaleString()} ${text("characters")}`;
 }
 
 async function open(chosen) {

@@ -53,7 +53,7 @@ async function answer(request, changed) {
   log.setAttribute("aria-busy", "true");
   changed();
   try {
-    const body = { ...options, messages, ...(file ? { document: file.text } : {}) };
+    const body = { ...options, messages, layers: true, ...(file ? { document: file.text } : {}) };
     for await (const event of chat(body, controller.signal)) {
       const choice = event.choices[0];
       if (choice?.delta.content) {
@@ -107,7 +107,7 @@ function item(turn, index) {
   body.className = "body";
   body.textContent = turn.content;
   element.append(body);
-  if (turn.document) element.append(note(`📄 ${turn.document.name}`));
+  if (turn.document) element.append(note(`${text("file")}: ${turn.document.name}`));
   if (turn.about) element.append(note(turn.about));
   const isLast = index === turns.length - 1;
   const name = turn.role === "user" ? "edit" : "again";

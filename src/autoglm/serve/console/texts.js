@@ -14,7 +14,9 @@ const TEXTS = {
     cores: "线程", uptime: "运行时间", prompts: "输入词元", cached: "其中缓存", written: "输出词元",
     queue: "排队", load: "加载", read: "读入", write: "生成", firstToken: "首词元", why: "原因",
     local: "本机", cut: "长度用尽", tooLarge: "文件大于 16 MB", notText: "这不是文本文件",
-    lost: "与服务的连接断开",
+    lost: "与服务的连接断开", kv: "KV 页", layers: "各层耗时", attention: "注意力", rest: "其余",
+    slowest: "最慢", embed: "嵌入", head: "输出",
+    file: "文件", characters: "字",
   },
   en: {
     skip: "Skip to the input", model: "Model", language: "中文", theme: "Dark or light", talk: "Conversation",
@@ -32,7 +34,9 @@ const TEXTS = {
     cached: "of these cached", written: "Answer tokens", queue: "Queue", load: "Load", read: "Read",
     write: "Write", firstToken: "First token", why: "Why", local: "this device",
     cut: "cut at the longest", tooLarge: "The file is larger than 16 MB",
-    notText: "This is no text file", lost: "The connection to the service is lost",
+    notText: "This is no text file", lost: "The connection to the service is lost", kv: "KV pages",
+    layers: "Layers", attention: "attention", rest: "the rest", slowest: "slowest", embed: "in",
+    head: "out", file: "File", characters: "characters",
   },
 };
 
