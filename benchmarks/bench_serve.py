@@ -66,9 +66,8 @@ class Run:
         with ExitStack() as stack:
             if model == LLAMA:
                 options = {"slots": self.load.slots, "threads": self.load.threads}
-                server = stack.enter_context(
-                    llama_service(self.args.llama, self.args.gguf, port=self.args.port, **options)
-                )
+                theirs = llama_service(self.args.llama, self.args.gguf, **options)
+                server = stack.enter_context(theirs)
             else:
                 server = stack.enter_context(own_service(self.arguments(model)))
                 asyncio.run(server.ask(chat(Random(0), 4, 2)))
@@ -129,7 +128,7 @@ def speeds(run: Run, model: str, parts: Sequence[str]) -> None:
             )
         if "turns" in parts:
             run.take("turns", model, partial(ended, partial(second_turn, server, load, rng)))
-        if "forms" in parts:
+        if "forms" in parts and model == LITE:
             run.take("forms", model, partial(ended, partial(forms, server, load, rng)))
     if "restart" in parts:
         run.take("restart", model, partial(restart, run.arguments(model), load, rng))
@@ -162,7 +161,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", metavar="DIR", type=Path, help="make both where bench-peers keeps engines"
     )
-    parser.add_argument("--port", type=int, default=18_080, help="of llama.cpp's server")
     parser.add_argument("--only", metavar="PART,...", default=",".join(SPEED + ENDURANCE))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--overload-seconds", type=float, default=120.0)

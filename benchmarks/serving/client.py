@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -141,10 +142,10 @@ def own_service(
 
 
 @contextmanager
-def llama_service(
-    program: Path, model: Path, *, port: int, slots: int, threads: int
-) -> Iterator[Server]:
+def llama_service(program: Path, model: Path, *, slots: int, threads: int) -> Iterator[Server]:
     """llama.cpp's server with the same slots and threads while the block runs."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     options = f"--port {port} -np {slots} -c {slots * 2048} -t {threads} -tb {threads} --no-webui"
     command = [str(program), "-m", str(model), *options.split()]
     quiet = subprocess.DEVNULL

@@ -63,7 +63,8 @@ async def at_once(server: Server, count: int, load: Load, rng: Random) -> Sample
     seconds = time.perf_counter() - start
     done = sum(one.tokens for one in answers)
     if done != count * load.tokens:
-        message = f"got {done} tokens of {count * load.tokens}"
+        found = ", ".join(f"{one.status}: {one.tokens}" for one in answers)
+        message = f"expected {load.tokens} tokens of each answer, got {found}"
         raise RuntimeError(message)
     return {
         "tokens_per_s": done / seconds,
@@ -168,7 +169,7 @@ async def overhead(server: Server, direct: Direct, load: Load, rng: Random) -> S
     firsts: dict[str, list[float]] = {"engine": [], "service": []}
     speeds: dict[str, list[float]] = {"engine": [], "service": []}
     for _ in range(5):
-        body = chat(rng, 24, 4 * load.tokens)
+        body = chat(rng, 24, 2 * load.tokens)
         first, speed = direct.ask(body)
         firsts["engine"].append(first)
         speeds["engine"].append(speed)
