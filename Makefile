@@ -240,6 +240,8 @@ cloud-faults: build $(VENV)/.requirements-test ## crashes, repeats, tenants and 
 	$(BIN)/python -m pytest -q tests/sync/test_records.py -k whatever_is_repeated --scale 1000
 	$(BIN)/python -m pytest -q tests/cloud/test_hub.py -k "50_concurrent or tenants_never" --scale 20
 	$(BIN)/python -m pytest -q tests/cloud/test_sync_service.py -k crashes_under_load --scale 10
+	$(BIN)/python -m pytest -q tests/cloud/test_rollout.py -k killed --scale 10
+	$(BIN)/python -m pytest -q tests/cloud/test_canaries.py --scale 50
 	$(BIN)/python -m pytest -q tests/privacy -k "nonces_of_forked or enumerating" --scale 250
 
 parity: build $(VENV)/.requirements-test ## compare logits with transformers; PARITY_MODEL=DIR, else a random model
