@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model; needs the extra train, and memory for 24 bytes a weight",
     )
     parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="let the machines of a Ray cluster pack the layers, of recipes without calibration; "
+        "local starts one here; needs the extra scale",
+    )
+    parser.add_argument(
         "--eval",
         action="store_true",
         help="also measure perplexity, speed and memory beside the model in bf16; not for .onnx",
@@ -120,6 +126,7 @@ def _compressed(args: argparse.Namespace) -> Compression:
             calibration=args.calibration,
             budget_mib=args.budget_mib,
             has_golden=args.golden,
+            ray=args.ray,
             progress=lambda done, total: bar.update(100 * done / total),
         )
 
@@ -131,8 +138,8 @@ def _recovered(args: argparse.Namespace) -> Compression:
     if args.calibration is None:
         message = "--recover trains on a text; name it with --calibration"
         raise UsageError(message)
-    if args.budget_mib:
-        message = "--budget-mib chooses formats of all weights, --recover goes with removing some"
+    if args.budget_mib or args.ray:
+        message = "--recover goes neither with --budget-mib nor with --ray"
         raise UsageError(message)
     with Progress("recovering", total=args.recover, unit="steps", shows_time_left=True) as bar:
 
@@ -154,10 +161,11 @@ def _recovered(args: argparse.Namespace) -> Compression:
 def _run_graph(args: argparse.Namespace) -> int:
     from autoglm.compression.graphs.pipeline import DEFAULT_GRAPH_RECIPE, compress_graph
 
-    if args.golden or args.eval or args.recover or args.budget_mib:
-        message = (
-            "--golden, --eval, --recover and --budget-mib are for language models, not for .onnx"
-        )
+    given = {"--golden": args.golden, "--eval": args.eval, "--recover": args.recover}
+    given |= {"--budget-mib": args.budget_mib, "--ray": args.ray}
+    wrong = [option for option, value in given.items() if value]
+    if wrong:
+        message = f"{wrong[0]} is for language models; an .onnx network does not take it"
         raise UsageError(message)
     result = compress_graph(
         args.model,

@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from autoglm import __version__
 from autoglm.compression.calibrated import CalibratedUnits
 from autoglm.compression.calibration import digest
 from autoglm.compression.plan import Plan, make_plan
 from autoglm.compression.recipe import Recipe, load_recipe
+from autoglm.compression.remote import RemoteUnits, cluster
 from autoglm.compression.source import open_source
 from autoglm.compression.stage import Stage
 from autoglm.compression.units import StreamedUnits, UnitWriter, units_of
@@ -51,6 +53,7 @@ def compress(
     calibration: str | Path | None = None,
     budget_mib: float | None = None,
     has_golden: bool = False,
+    ray: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Compression:
     """Write the bundle `out` from the model in `model` by a recipe, its name or its file.
@@ -59,7 +62,8 @@ def compress(
     `calibration` is a text file for recipes that look at activations. With `budget_mib` matrices
     get more bits than the recipe says, where that helps most, until the weights file is so large;
     that too needs a text. `has_golden` runs the bundle once and stores a prompt that is compared
-    whenever it is loaded. `progress` gets the source bytes done and in all. Interrupted work goes
+    whenever it is loaded. `ray` is the address of a cluster whose machines pack the layers (see
+    remote.py), or "local". `progress` gets the source bytes done and in all. Interrupted work goes
     on where it was when the same call is made again, and ends in the same bytes. Raises UsageError
     for the recipe, InputError for the text, ModelFileError and its kinds for the model,
     StorageError for `out`.
@@ -69,8 +73,20 @@ def compress(
         plan = make_plan(source, chosen, calibration, budget_mib)
         work = _Work(plan, source.checkpoint, progress)
         last = _golden_files if has_golden else _no_files
-        work.write(Path(out), _job(source.weight_files, plan.files), last)
+        job = _job(source.weight_files, plan.files)
+        if ray is None:
+            work.write(Path(out), job, last)
+        else:
+            with cluster(ray, plan.recipe) as machines:
+                work.write(Path(out), job, last, Machines(machines, Path(model).resolve()))
     return work.report(Path(out))
+
+
+class Machines(NamedTuple):
+    """A joined cluster, and where its machines find the model."""
+
+    ray: Any
+    model: Path
 
 
 class _Work:
@@ -85,14 +101,20 @@ class _Work:
         self._resumed_units = 0
         self._weights_bytes = 0
 
-    def write(self, out: Path, job: str, last: Callable[[Path], Mapping[str, bytes]]) -> None:
+    def write(
+        self,
+        out: Path,
+        job: str,
+        last: Callable[[Path], Mapping[str, bytes]],
+        machines: Machines | None = None,
+    ) -> None:
         """Write every unit that an earlier run has not finished, then the bundle."""
         tensors, ids = self._plan.graph.tensors, self._plan.ids
         specs = [spec for tensor in tensors for spec in tensor.parts()]
         if ids is not None:
             job += digest(ids)
         with Stage(out, job, specs) as stage:
-            writer = self._writer(stage)
+            writer = self._writer(stage, machines)
             for unit in units_of(tensors):
                 if stage.is_finished(unit.name):
                     self._resumed_units += 1
@@ -124,8 +146,19 @@ class _Work:
             resumed_units=self._resumed_units,
         )
 
-    def _writer(self, stage: Stage) -> UnitWriter:
+    def _writer(self, stage: Stage, machines: Machines | None) -> UnitWriter:
         plan = self._plan
+        if machines is not None:
+            units = tuple(units_of(plan.graph.tensors))
+            return RemoteUnits(
+                machines.ray,
+                machines.model,
+                plan.recipe,
+                units,
+                self._checkpoint,
+                stage,
+                self._read,
+            )
         if plan.ids is None:
             return StreamedUnits(plan.recipe, self._checkpoint, stage, self._read)
         config = plan.graph.arch.config

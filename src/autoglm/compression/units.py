@@ -8,7 +8,6 @@ from typing import NamedTuple, Protocol
 
 from autoglm.compression.matrices import stream_parts
 from autoglm.compression.recipe import Recipe
-from autoglm.compression.stage import Stage
 from autoglm.modelfile.checkpoint import Checkpoint
 from autoglm.modelfile.layout import Tensors, Vector, split_name
 from autoglm.modelfile.pack import vector_bytes
@@ -39,6 +38,13 @@ class UnitWriter(Protocol):
         """Catch up with a unit that an earlier run has written."""
 
 
+class Sink(Protocol):
+    """Where the bytes of tensors go."""
+
+    def append(self, name: str, data: bytes) -> None:
+        """Take the next bytes of tensor `name`."""
+
+
 class StreamedUnits:
     """Rounds rows to nearest as they are read; units have nothing to do with each other."""
 
@@ -46,7 +52,7 @@ class StreamedUnits:
         self,
         recipe: Recipe,
         checkpoint: Checkpoint,
-        stage: Stage,
+        stage: Sink,
         on_read: Callable[[int], None],
     ) -> None:
         """`on_read` gets the number of source bytes read since the last call."""
