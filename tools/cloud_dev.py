@@ -24,14 +24,19 @@ def main() -> int:
         command = [sys.executable, "-m", "autoglm", "cloud"]
         common = ["--secret-file", str(secret)]
         subprocess.run([*command, "migrate", "--database", postgres.url(OWNER)], check=True)
-        token = subprocess.run(
-            [*command, "token", "--tenant", "dev", *common],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
+        token, invitation = (
+            subprocess.run(
+                [*command, action, "--tenant", "dev", *common],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout.strip()
+            for action in ("token", "invite")
+        )
         port = os.environ.get("AUTOGLM_CLOUD_PORT", PORT)
         sys.stdout.write(f"http://127.0.0.1:{port} takes this token:\n{token}\n")
+        enrol = f"autoglm cloud enrol --address http://127.0.0.1:{port}"
+        sys.stdout.write(f"and enrols a device by this invitation, for {enrol}:\n{invitation}\n")
         sys.stdout.flush()
         serve = [*command, "serve", "--database", postgres.url(), "--port", port, *common]
         try:
