@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-conv bench-serve bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-bundles fuzz-serve vault-faults privacy-faults cloud-faults parity clean
+	lint fix bench bench-peers bench-compression bench-bounded bench-kernels bench-conv bench-serve bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-site fuzz-bundles fuzz-gguf fuzz-serve vault-faults privacy-faults cloud-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -208,7 +208,7 @@ SEEDS ?= 100000
 size: ## count lines and bytes, and list the files nearest their cap
 	@python3 tools/size.py
 
-fuzz: build $(VENV)/.requirements-test fuzz-bundles ## property tests with many more examples, broken bundles
+fuzz: build $(VENV)/.requirements-test fuzz-bundles fuzz-gguf ## property tests with many more examples, broken files
 	$(BIN)/python -m pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fuzz $(ARGS)
 
 fuzz-serve: build $(VENV)/.requirements-test ## random requests against the service: no crash, no 5xx; FUZZ_TRIALS=N FUZZ_SEED=S
@@ -218,12 +218,18 @@ FUZZ_TRIALS ?= 100000
 FUZZ_SEED ?= 1
 
 # The interpreter is not instrumented, so the sanitizers' libraries are loaded before it.
-fuzz-bundles: build/sanitize-memory $(VENV)/.requirements-runtime ## broken bundles through load and decode, under ASan
+under-asan = LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/fuzz/site:benchmarks $(BIN)/python
+
+fuzz-site: build/sanitize-memory $(VENV)/.requirements-runtime
 	$(BIN)/cmake --build $< --target _core
 	rm -rf build/fuzz; mkdir -p build/fuzz/site; cp -r src/autoglm build/fuzz/site; cp $</_core*.so build/fuzz/site/autoglm
-	LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/fuzz/site:benchmarks \
-	$(BIN)/python tools/fuzz_bundle.py build/fuzz/work --trials $(FUZZ_TRIALS) --seed $(FUZZ_SEED)
+
+fuzz-bundles: fuzz-site ## broken bundles through load and decode, under ASan
+	$(under-asan) tools/fuzz_bundle.py build/fuzz/work --trials $(FUZZ_TRIALS) --seed $(FUZZ_SEED)
+
+fuzz-gguf: fuzz-site ## broken GGUF files through compression, under ASan
+	$(under-asan) tools/fuzz_gguf.py build/fuzz/gguf --trials $(FUZZ_TRIALS) --seed $(FUZZ_SEED)
 
 FAULTS_SEED ?= 1
 

@@ -1,8 +1,8 @@
 """What recipes cost and bring: size, perplexity, speed and memory of one checkpoint, as a table.
 
-Perplexities come with 95 % intervals over resampled windows. Texts must be held out from training
-and from calibration. Usage: compression.py --checkpoint DIR --calibration FILE --answers DIR...
-[--text FILE...] [--recipe NAME...] [--json FILE] [--plot FILE.svg]; LITE takes about ten minutes.
+Perplexities come with 95 % intervals over resampled windows. Speeds are medians of rounds in which
+all bundles take turns, so that a busy machine slows all of them. Texts must be held out from
+training and from calibration. LITE takes about ten minutes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from held_out import Text, perplexity, read_answers, read_text
@@ -24,13 +25,14 @@ from tokenizers import Tokenizer
 
 from autoglm.compression.pipeline import compress
 from autoglm.compression.recipe import Recipe, load_recipe, parse_recipe, recipe_names
-from autoglm.modelfile.bundle import open_bundle
+from autoglm.modelfile.bundle import WEIGHTS_NAME, open_bundle
 
-REFERENCE = parse_recipe("bf16", 'weights = "bf16"\n')
+REFERENCES = tuple(parse_recipe(name, f'weights = "{name}"\n') for name in ("fp32", "bf16"))
 MIB = 2**20
 NUM_RESAMPLED = 1000
 PERCENT = 100.0
-BENCH = ("--prompt-tokens", "512", "--gen-tokens", "64", "--repeat", "5", "--precision", "exact")
+BENCH = ("--prompt-tokens", "512", "--gen-tokens", "64", "--repeat", "1", "--precision", "exact")
+SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s", "peak_rss_mib")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,24 +58,43 @@ class Row:
     peak_rss_mib: float
 
 
-def measure(path: Path, texts: Sequence[Text], recipe: str, bits_per_weight: float) -> Row:
-    """Run one bundle."""
-    figures = json.loads(
-        subprocess.run(
-            [sys.executable, "-m", "autoglm", "bench", "--model", str(path), "--json", *BENCH],
-            check=True,
-            capture_output=True,
-        ).stdout
-    )
-    return Row(
-        recipe=recipe,
-        mib=figures["weights_bytes"] / MIB,
-        bits_per_weight=bits_per_weight,
-        quality=tuple(quality(path, text) for text in texts),
-        prefill_tokens_per_s=figures["prefill_tokens_per_s"]["median"],
-        decode_tokens_per_s=figures["decode_tokens_per_s"]["median"],
-        peak_rss_mib=figures["peak_rss_mib"]["median"],
-    )
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A recipe's result."""
+
+    recipe: str
+    path: Path
+    mib: float
+    bits_per_weight: float
+
+
+def speeds(bundles: Sequence[Bundle], rounds: int) -> list[list[float]]:
+    """The medians of SPEEDS of every bundle."""
+    found: list[list[list[float]]] = [[] for _ in bundles]
+    for _ in range(rounds):
+        for bundle, values in zip(bundles, found, strict=True):
+            command = [sys.executable, "-m", "autoglm", "bench", "--model", str(bundle.path)]
+            done = subprocess.run([*command, "--json", *BENCH], check=True, capture_output=True)
+            figures = json.loads(done.stdout)
+            values.append([figures[name]["median"] for name in SPEEDS])
+    return [[median(column) for column in zip(*values, strict=True)] for values in found]
+
+
+def measure(bundles: Sequence[Bundle], texts: Sequence[Text], rounds: int) -> list[Row]:
+    """Run all bundles."""
+    medians = speeds(bundles, rounds)
+    return [
+        Row(
+            recipe=bundle.recipe,
+            mib=bundle.mib,
+            bits_per_weight=bundle.bits_per_weight,
+            quality=tuple(quality(bundle.path, text) for text in texts),
+            prefill_tokens_per_s=prefill,
+            decode_tokens_per_s=decode,
+            peak_rss_mib=peak,
+        )
+        for bundle, (prefill, decode, peak) in zip(bundles, medians, strict=True)
+    ]
 
 
 def quality(path: Path, text: Text) -> Quality:
@@ -101,9 +122,10 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     names = [quality.text for quality in rows[0].quality]
     lines = [
-        f"| recipe | MiB | bits | {' | '.join(names)} | prefill | decode | peak MiB |",
-        "|--|--|--|" + "--|" * (len(names) + 3),
+        f"| recipe | MiB | bits | {' | '.join(names)} | prefill | decode | to fp32, bf16 | peak |",
+        "|--|--|--|" + "--|" * (len(names) + 4),
     ]
+    wide, half = rows[0], rows[1]
     for row in rows:
         cells = [
             f"{one.perplexity:.3f} ({one.low:.3f}-{one.high:.3f})"
@@ -111,9 +133,11 @@ def table(rows: Sequence[Row]) -> str:
             for one, first in zip(row.quality, rows[0].quality, strict=True)
         ]
         lines.append(
-            f"| {row.recipe} | {row.mib:.1f} | {row.bits_per_weight:.2f} | {' | '.join(cells)} | "
+            f"| {row.recipe} | {row.mib:.1f} ({wide.mib / row.mib:.1f}x smaller) | "
+            f"{row.bits_per_weight:.2f} | {' | '.join(cells)} | "
             f"{row.prefill_tokens_per_s:.0f} | {row.decode_tokens_per_s:.0f} | "
-            f"{row.peak_rss_mib:.1f} |"
+            f"{row.decode_tokens_per_s / wide.decode_tokens_per_s:.2f}x, "
+            f"{row.decode_tokens_per_s / half.decode_tokens_per_s:.2f}x | {row.peak_rss_mib:.1f} |"
         )
     return "\n".join(lines)
 
@@ -141,8 +165,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def recipes_of(names: Sequence[str]) -> list[Recipe]:
-    """The reference, then those asked for, or all that are shipped."""
-    return [REFERENCE, *(load_recipe(name) for name in names or recipe_names())]
+    """The references, then those asked for, or all that are shipped."""
+    return [*REFERENCES, *(load_recipe(name) for name in names or recipe_names())]
 
 
 def main() -> int:
@@ -156,6 +180,10 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=160, help="at most, of each --answers")
     parser.add_argument("--window", type=int, default=512, help="tokens of a window of a text")
     parser.add_argument("--windows", type=int, default=48, help="at most, of each text")
+    parser.add_argument("--rounds", type=int, default=7, help="of measuring speed")
+    parser.add_argument(
+        "--bundle", metavar="DIR", type=Path, nargs="*", default=[], help="bundles made before"
+    )
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--plot", metavar="FILE", type=Path)
     args = parser.parse_args()
@@ -165,18 +193,23 @@ def main() -> int:
         read_text(path, tokenizer, window=args.window, num_windows=args.windows)
         for path in args.text
     ]
-    rows: list[Row] = []
-    for recipe in recipes_of(args.recipe):
-        with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as work:
+        bundles = []
+        for recipe in recipes_of(args.recipe):
             made = compress(
                 args.checkpoint,
                 recipe,
-                out=Path(work) / "bundle",
+                out=Path(work) / recipe.name,
                 calibration=args.calibration if recipe.needs_calibration else None,
             )
-            rows.append(measure(made.path, texts, recipe.name, made.bits_per_weight))
-        print(table(rows).splitlines()[-1], flush=True)
-    print("\n" + table(rows))
+            size = made.weights_bytes / MIB
+            bundles.append(Bundle(recipe.name, made.path, size, made.bits_per_weight))
+            print(f"wrote {recipe.name}", file=sys.stderr, flush=True)
+        for path in args.bundle:
+            size = (path / WEIGHTS_NAME).stat().st_size / MIB
+            bundles.append(Bundle(path.name, path, size, math.nan))
+        rows = measure(bundles, texts, args.rounds)
+    print(table(rows))
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if args.plot:
