@@ -191,7 +191,7 @@ def test_a_file_that_holds_no_answers_is_refused(tmp_path):
 def test_the_command_scores_the_embedded_model(capsys):
     assert main(["eval", "--data", str(SLICE), "--limit", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report["tasks"]) == {"vcsum", "clinc150", "clinc150_probe"}
+    assert set(report["tasks"]) == {"vcsum", "facts", "clinc150", "clinc150_probe"}
     assert set(report["tasks"]["vcsum"]) == {
         "num",
         "seconds",

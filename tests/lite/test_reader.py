@@ -8,7 +8,7 @@ import pytest
 
 from autoglm.errors import ModelFileError
 from autoglm.lite.reader.intents import grams
-from autoglm.lite.reader.reader import Reader
+from autoglm.lite.reader.reader import NOT_FOUND, Reader
 from autoglm.lite.reader.reported import clean
 from autoglm.lite.reader.requests import recognise
 from autoglm.lite.reader.text import language, read_document, terms
@@ -48,6 +48,10 @@ def answer(reader: Reader, prompt: str, text: str | None = None) -> str | None:
         ("这句话的意图是什么？", "intent"),
         ("List the speakers", "speakers"),
         ("参会人员有谁？", "speakers"),
+        ("有哪些待办事项？", "actions"),
+        ("Extract the dates as JSON", "facts"),
+        ("When does it open?", "answer"),
+        ("谁负责宣传？", "answer"),
         ("Translate this into Chinese", None),
         ("给下面的文字起一个标题", None),
         ("Rewrite the summary as a poem", None),
@@ -160,6 +164,64 @@ def test_plain_utterances_get_their_intent(reader, utterance, intent):
     assert answer(reader, f"What is the intent of: {utterance}") == intent
 
 
+PARAGRAPH_ZH = (
+    "青石桥位于江宁镇东部，始建于1736年，由当地商人陈伯年出资修建。"
+    "桥长四十二米，宽五米，共有三个桥孔。"
+    "1954年的洪水冲毁了东侧的桥墩，两年后由县政府重修。"
+    "如今青石桥是镇上居民晚间散步的地方，每年秋天举办灯会。"
+)
+PARAGRAPH_EN = (
+    "The Marlow Canal was opened in 1821 and connects the town of Eastbrook with the river Arne."
+    " It was designed by Thomas Whitfield, who also built the harbour of Port Ellis. The canal has"
+    " 27 locks and is about 14 miles long. After the railway came, traffic on the canal fell by 80"
+    " percent. Today it is used by holiday boats, and its towpath is popular with cyclists."
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "expected"),
+    [
+        (PARAGRAPH_ZH, "青石桥始建于哪一年？", "1736年"),
+        (PARAGRAPH_ZH, "青石桥由谁出资修建？", "陈伯年"),
+        (PARAGRAPH_EN, "How many locks does the canal have?", "27"),
+    ],
+)
+def test_questions_are_answered_with_words_of_the_text(reader, text, question, expected):
+    found = answer(reader, question, text)
+    assert found is not None
+    assert found in text
+    assert expected in found
+
+
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        (PARAGRAPH_ZH, "这部电影的导演是谁？"),
+        (PARAGRAPH_EN, "Which enzyme breaks down sugar in yeast cells?"),
+    ],
+)
+def test_a_question_that_the_text_does_not_answer_is_refused(reader, text, question):
+    assert answer(reader, question, text) in NOT_FOUND.values()
+
+
+def test_questions_about_a_meeting_get_what_was_said_or_a_few_words(reader):
+    said = answer(reader, "Why did they talk about the telephone lines?", MEETING_EN)
+    assert said is not None
+    assert said.startswith("- ")
+    short = answer(reader, "Who runs the sessions?", MEETING_EN)
+    assert short is not None
+    assert "\n" not in short
+
+
+def test_action_items_are_listed_or_none_are(reader):
+    listed = answer(reader, "请列出会议中的待办事项", MEETING_ZH)
+    assert listed is not None
+    assert "- 刘洋：大字模式放到第二期，四月底之前完成，刘洋负责" in listed
+    assert (
+        answer(reader, "List the action items", PARAGRAPH_EN) == "There are no clear action items."
+    )
+
+
 def test_odd_texts_are_answered_or_left_to_the_model(reader):
     for text in (
         "。",
@@ -172,7 +234,16 @@ def test_odd_texts_are_answered_or_left_to_the_model(reader):
         "1 " * 400,
         "哦。" * 500,
     ):
-        for prompt in ("Summarize", "总结", "What is the intent of this?", "List the speakers"):
+        for prompt in (
+            "Summarize",
+            "总结",
+            "What is the intent of this?",
+            "List the speakers",
+            "Who?",
+            "几点？",
+            "List the action items",
+            "dates, times, amounts, phones as JSON",
+        ):
             asked = recognise(ask(prompt, text))
             assert asked is None or reader.answer(asked) != ""
 
@@ -188,7 +259,14 @@ def test_a_bundle_without_a_reader_has_none(tmp_path):
 def test_a_file_that_is_no_reader_is_refused(tmp_path):
     tensors = read_tensors(BUNDLE / READER_NAME)
     path = tmp_path / READER_NAME
-    for name in ("rarity", "sentence.mean", "intent.names", "usage", "length"):
+    for name in (
+        "rarity",
+        "sentence.mean",
+        "intent.names",
+        "usage",
+        "length",
+        "answer.zh.none.bias",
+    ):
         write_tensors(path, {key: value for key, value in tensors.items() if key != name})
         with pytest.raises(ModelFileError):
             Reader.of_bundle(tmp_path)
@@ -198,6 +276,9 @@ def test_a_file_that_is_no_reader_is_refused(tmp_path):
         Reader.of_bundle(tmp_path)
     write_tensors(path, tensors | {"sentence.1.weight": np.zeros((32, 7), dtype=np.float32)})
     with pytest.raises(ModelFileError, match=r"sentence\.1"):
+        Reader.of_bundle(tmp_path)
+    write_tensors(path, tensors | {"answer.en.0.weight": np.zeros((48, 48, 5), dtype=np.float32)})
+    with pytest.raises(ModelFileError, match=r"layer 0 of 'answer\.en'"):
         Reader.of_bundle(tmp_path)
     path.write_bytes(b"not tensors")
     with pytest.raises(ModelFileError):

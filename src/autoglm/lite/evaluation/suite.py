@@ -15,6 +15,7 @@ from typing import Any
 
 from autoglm.errors import InputError
 from autoglm.lite.evaluation import baselines
+from autoglm.lite.evaluation.facts import match
 from autoglm.lite.evaluation.items import Item, Kind, Task
 from autoglm.lite.evaluation.scores import answer_scores, is_refusal, rouge, units, unsupported
 
@@ -146,34 +147,15 @@ def _share(values: Sequence[float]) -> float:
 
 
 def _facts(items: Sequence[Item], answers: Sequence[str]) -> Metrics:
-    """F1 over (field, value) pairs, and how many answers are JSON objects at all."""
-    num_valid = common = num_found = num_wanted = 0
-    for item, answer in zip(items, answers, strict=True):
-        wanted = _pairs(item.references[0]) or set()
-        found = _pairs(answer)
-        num_valid += found is not None
-        num_wanted += len(wanted)
-        num_found += len(found or ())
-        common += len(wanted & (found or set()))
-    f1 = 2 * common / max(1, num_found + num_wanted)
-    return {
-        "valid_json_percent": round(100.0 * num_valid / max(1, len(items)), 2),
-        "field_f1": round(100.0 * f1, 2),
-    }
-
-
-def _pairs(text: str) -> set[tuple[str, str]] | None:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(value, dict):
-        return None
-    return {
-        (name, str(entry).lower())
-        for name, entries in value.items()
-        for entry in (entries if isinstance(entries, list) else [entries])
-    }
+    """F1 over values of fields, and how many answers are JSON objects at all."""
+    found = [
+        match(json.loads(item.references[0]), answer)
+        for item, answer in zip(items, answers, strict=True)
+    ]
+    total = sum(each.found + each.wanted for each in found)
+    f1 = 2 * sum(each.right for each in found) / max(1, total)
+    valid = sum(each.is_valid for each in found) / max(1, len(items))
+    return {"valid_json_percent": round(100.0 * valid, 2), "field_f1": round(100.0 * f1, 2)}
 
 
 def _intents(items: Sequence[Item], answers: Sequence[str]) -> Metrics:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Self
 
+from autoglm.lite.reader.actions import actions
+from autoglm.lite.reader.answers import AnswerFinder
+from autoglm.lite.reader.facts import facts
 from autoglm.lite.reader.intents import IntentClassifier
 from autoglm.lite.reader.summary import Summarizer
 from autoglm.lite.reader.text import read_document
@@ -16,6 +20,17 @@ if TYPE_CHECKING:
     from autoglm.lite.reader.text import Document
     from autoglm.lite.reader.weights import Tensors
 
+NOT_FOUND = {"zh": "原文没有提到。", "en": "The text does not say."}
+_NO_ACTIONS = {"zh": "没有明确的待办事项。", "en": "There are no clear action items."}
+_MARK = {"zh": "：", "en": ": "}
+_SHORT = re.compile(
+    r"^(?:who|whom|whose|when|where|by when)\b|\bhow (?:many|much|long|often|old|far)\b"
+    r"|\bwhat (?:time|date|day|year|month|percentage|number|price)\b|^谁|是谁|由谁"
+    r"|哪[天里儿年月个位]"
+    r"|何时|几[点号月天个]|什么时[候间]|多少|多久|多长|在哪",
+    re.IGNORECASE,
+)
+
 
 class Reader:
     """The trained parts, loaded once. Safe to use from several threads."""
@@ -25,6 +40,7 @@ class Reader:
         step = tensor(tensors, "rarity.step", "F32", 1)
         rarity = TermTable(tensor(tensors, "rarity", "U8", 1), float(step[0]))
         self._summarizer = Summarizer(tensors, rarity)
+        self._answers = AnswerFinder(tensors, rarity)
         self._intents = IntentClassifier(tensors)
 
     @classmethod
@@ -38,12 +54,28 @@ class Reader:
         if asked.kind == "intent":
             return self._intents.classify(asked.text)
         document = read_document(asked.text)
-        return self._answer(asked, document) or None
-
-    def _answer(self, asked: Asked, document: Document) -> str:
+        if asked.kind == "facts":
+            return facts(document, asked.text, asked.fields)
+        if asked.kind == "actions":
+            return _action_lines(document)
         if asked.kind == "speakers":
             names = dict.fromkeys(s.speaker for s in document.sentences if s.speaker)
-            return ("、" if document.lang == "zh" else ", ").join(names)
-        if asked.kind == "summary":
-            return self._summarizer.summarize(document, asked.query)
-        return ""
+            return ("、" if document.lang == "zh" else ", ").join(names) or None
+        if asked.kind == "answer" and not _wants_more(asked.query, document):
+            found = self._answers.find(asked.text, asked.query, document.lang)
+            return found or NOT_FOUND[document.lang]
+        return self._summarizer.summarize(document, asked.query) or None
+
+
+def _wants_more(question: str, document: Document) -> bool:
+    """Whether a question about a conversation asks for what was said, and not for a few words."""
+    return document.is_dialogue and not _SHORT.search(question)
+
+
+def _action_lines(document: Document) -> str:
+    """The action items as a list, or that there are none."""
+    lines = [
+        "- " + (f"{item.owner}{_MARK[document.lang]}" if item.owner else "") + item.task
+        for item in actions(document)
+    ]
+    return "\n".join(lines) or _NO_ACTIONS[document.lang]

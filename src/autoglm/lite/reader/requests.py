@@ -9,10 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from autoglm.lite.reader.facts import asked_fields, schema_fields
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from autoglm.types import Request
 
-Kind = Literal["summary", "answer", "facts", "intent", "speakers"]
+Kind = Literal["summary", "answer", "facts", "actions", "intent", "speakers"]
 
 _MAX_INSTRUCTION_CHARS = 400
 _MIN_TEXT_CHARS = 200
@@ -21,10 +25,8 @@ _INTENT = re.compile(
     re.IGNORECASE,
 )
 _FACTS = re.compile(r"\bjson\b", re.IGNORECASE)
-_FIELDS = re.compile(
-    r"dates?|amounts?|action items?|to-?dos?|owners?|deadlines?|tasks?"
-    r"|日期|时间|金额|待办|行动项|负责人|任务|期限",
-    re.IGNORECASE,
+_ACTIONS = re.compile(
+    r"\baction items?\b|\bto-?dos?\b|\bwho (?:has|needs) to do what\b|待办|行动项", re.IGNORECASE
 )
 _SPEAKERS = re.compile(
     r"^who (?:took part|participated|attended|spoke|was (?:there|present|in the meeting))\b"
@@ -35,7 +37,7 @@ _SPEAKERS = re.compile(
 _SUMMARY = re.compile(
     r"\bsummar(?:y|ies|i[sz]e)\b|\b(?:key|main) (?:points?|takeaways?)\b|\boverview\b"
     r"|\btl;?dr\b|\bminutes of\b|\bbullet points?\b"
-    r"|总结|概括|要点|摘要|归纳|纪要|主要内容|说了(?:些)?什么|主要观点",
+    r"|\b(?:describe|outline|recap)\b|总结|概括|要点|摘要|归纳|纪要|主要内容|说了(?:些)?什么|主要观点",
     re.IGNORECASE,
 )
 _OTHER = re.compile(
@@ -60,11 +62,12 @@ _ABOUT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that the reader understands."""
+    """A request that the reader understands; `fields` are names and meanings of a JSON object."""
 
     kind: Kind
     query: str
     text: str
+    fields: Mapping[str, str]
 
 
 def recognise(request: Request) -> Asked | None:
@@ -80,18 +83,21 @@ def recognise(request: Request) -> Asked | None:
     if text is None or not text.strip() or len(instruction) > _MAX_INSTRUCTION_CHARS:
         return None
     query = _ABOUT.sub("", instruction).strip()
-    kind = _kind(query, has_schema=request.schema is not None)
-    return None if kind is None else Asked(kind, query, text)
+    if request.schema is not None or _FACTS.search(query):
+        schema = request.schema
+        fields = asked_fields(query) if schema is None else schema_fields(schema)
+        return Asked("facts", query, text, fields) if fields else None
+    kind = _kind(query)
+    return None if kind is None else Asked(kind, query, text, {})
 
 
-def _kind(query: str, *, has_schema: bool) -> Kind | None:
-    if has_schema or _FACTS.search(query):
-        return "facts" if _FIELDS.search(query) else None
+def _kind(query: str) -> Kind | None:
     if _OTHER.search(query):
         return None
     rules: tuple[tuple[re.Pattern[str], Kind], ...] = (
         (_INTENT, "intent"),
         (_SPEAKERS, "speakers"),
+        (_ACTIONS, "actions"),
         (_SUMMARY, "summary"),
         (_QUESTION, "answer"),
     )
@@ -107,7 +113,7 @@ def _cut(message: str) -> tuple[str, str | None]:
     ways = ((head.strip(), rest.strip()), (tail.strip(), body.strip()))
     for instruction, text in ways:
         is_short = len(instruction) <= min(_MAX_INSTRUCTION_CHARS, len(text))
-        if is_short and instruction and _kind(instruction, has_schema=False):
+        if is_short and instruction and (_FACTS.search(instruction) or _kind(instruction)):
             return instruction, text
     return message, None
 

@@ -9,15 +9,21 @@ from pathlib import Path
 import torch
 
 from autoglm.lite.reader.weights import read_tensors, write_tensors
-from autoglm.lite.reader_training import intents, summaries
+from autoglm.lite.reader_training import answers, intents, summaries
 from autoglm.lite.reader_training.tables import Arrays, rarity, rarity_table, usage
 
-_THREADS = 2
+_THREADS = 1  # more would add in another order, and wait for each other on a busy machine
 
 _PARTS: dict[str, Callable[[Path, Arrays, int], Arrays]] = {
     "rarity": lambda data_dir, _, __: rarity(data_dir),
     "usage": lambda data_dir, _, __: usage(data_dir),
     "intents": lambda data_dir, _, seed: intents.train(data_dir, seed),
+    "answers-zh": lambda data_dir, known, seed: answers.train(
+        data_dir, rarity_table(known), seed, "zh"
+    ),
+    "answers-en": lambda data_dir, known, seed: answers.train(
+        data_dir, rarity_table(known), seed, "en"
+    ),
     "summaries": lambda data_dir, known, seed: summaries.train(data_dir, rarity_table(known), seed),
 }
 

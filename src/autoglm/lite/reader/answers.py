@@ -1,0 +1,136 @@
+"""Points at the words of a text that answer a question, or says that there are none.
+
+A network of dilated convolutions over the clues of every token scores each as the first and the
+last of the answer; the best pair counts if it beats the score of there being none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autoglm.errors import ModelFileError
+from autoglm.lite.reader.clues import clues, question_places, token_places, tokenize
+from autoglm.lite.reader.weights import READER_NAME, tensor
+
+if TYPE_CHECKING:
+    from autoglm.lite.reader.clues import Tokens
+    from autoglm.lite.reader.weights import Array, Floats, Tensors, TermTable
+    from autoglm.lite.sources import Lang
+
+_LONGEST = {"zh": 60, "en": 25}
+_AROUND = 240  # tokens around an answer that are asked whether there is one
+_LIMIT = 5.0
+_EDGES = " ,.;:!?，。；：！？、"
+
+
+class _Pointer:
+    """The network of one language."""
+
+    def __init__(self, tensors: Tensors, name: str) -> None:
+        self._mean = tensor(tensors, f"{name}.mean", "F32", 1)
+        self._spread = tensor(tensors, f"{name}.spread", "F32", 1)
+        self._token = _table(tensors, f"{name}.token")
+        self._asked = _table(tensors, f"{name}.asked")
+        width = len(self._mean) + self._token.shape[1] + self._asked.shape[1]
+        self._into = _linear(tensors, f"{name}.into", width)
+        state = len(self._into[1])
+        self._ends = _linear(tensors, f"{name}.ends", state)
+        self._none = _linear(tensors, f"{name}.none", state)
+        self._layers: list[tuple[Array, Array, int]] = []
+        for number, step in enumerate(tensor(tensors, f"{name}.steps", "F32", 1).tolist()):
+            weight = tensor(tensors, f"{name}.{number}.weight", "F32", 3)
+            bias = tensor(tensors, f"{name}.{number}.bias", "F32", 1)
+            if weight.shape != (state, state, 3) or len(bias) != state or not 1 <= step <= 64:
+                message = f"{READER_NAME}: layer {number} of '{name}' does not fit"
+                raise ModelFileError(message)
+            self._layers.append((weight.transpose(2, 1, 0), bias, int(step)))
+
+    def states(self, tokens: Tokens, question: str, rarity: TermTable) -> Floats:
+        """float32 [num_tokens, width]."""
+        found = clues(tokens, question, rarity)
+        if found.shape[1] != len(self._mean):
+            message = (
+                f"{READER_NAME}: was trained for {len(self._mean)} clues, not {found.shape[1]}"
+            )
+            raise ModelFileError(message)
+        plain = np.clip((found - self._mean) / self._spread, -_LIMIT, _LIMIT)
+        embedded = self._token[token_places(tokens, len(self._token))]
+        about = self._asked[question_places(question, len(self._asked))].mean(0)
+        about = np.broadcast_to(about, (len(tokens), len(about)))
+        weight, bias = self._into
+        inputs = np.concatenate([plain, embedded, about], axis=1)
+        state = np.maximum(inputs @ weight.T + bias, 0.0)
+        for taps, shift, step in self._layers:
+            padded = np.pad(state, ((step, step), (0, 0)))
+            sums = shift + sum(
+                padded[tap * step : tap * step + len(state)] @ taps[tap] for tap in range(3)
+            )
+            state = state + np.maximum(sums, 0.0)
+        return np.asarray(state, dtype=np.float32)
+
+    def ends(self, states: Floats) -> Floats:
+        """float32 [num_tokens, 2]: as the first, as the last."""
+        weight, bias = self._ends
+        return np.asarray(states @ weight.T + bias, dtype=np.float32)
+
+    def none(self, states: Floats) -> float:
+        """That these tokens hold no answer."""
+        weight, bias = self._none
+        return float((weight @ states.max(0) + bias).sum())
+
+
+class AnswerFinder:
+    """Answers questions about texts."""
+
+    def __init__(self, tensors: Tensors, rarity: TermTable) -> None:
+        """Raises ModelFileError."""
+        self._rarity = rarity
+        self._pointers = {lang: _Pointer(tensors, f"answer.{lang}") for lang in _LONGEST}
+
+    def find(self, text: str, question: str, lang: Lang) -> str | None:
+        """The words that answer, as they stand in the text; None when it has no answer."""
+        tokens = tokenize(text)
+        if not len(tokens):
+            return None
+        pointer = self._pointers[lang]
+        states = pointer.states(tokens, question, self._rarity)
+        scores = pointer.ends(states)
+        first, last, score = _best_span(scores, tokens, _LONGEST[lang])
+        near = states[max(0, first - _AROUND // 2) : last + 1 + _AROUND // 2]
+        if score <= pointer.none(near):
+            return None
+        return text[tokens.starts[first] : tokens.ends[last]].strip(_EDGES) or None
+
+
+def _best_span(scores: Floats, tokens: Tokens, longest: int) -> tuple[int, int, float]:
+    """The first and last token of the best span within one sentence."""
+    best = (0, 0, -np.inf)
+    for extra in range(min(longest, len(tokens))):
+        num = len(tokens) - extra
+        together = scores[:num, 0] + scores[extra:, 1]
+        is_one = tokens.sentence[:num] == tokens.sentence[extra:]
+        together = np.where(is_one, together, -np.inf)
+        at = int(np.argmax(together))
+        if together[at] > best[2]:
+            best = (at, at + extra, float(together[at]))
+    return best
+
+
+def _table(tensors: Tensors, name: str) -> Floats:
+    codes = tensor(tensors, name, "I8", 2)
+    steps = tensor(tensors, f"{name}.step", "F32", 1)
+    if len(steps) != codes.shape[1]:
+        message = f"{READER_NAME}: '{name}' has {codes.shape[1]} columns and {len(steps)} steps"
+        raise ModelFileError(message)
+    return np.asarray(codes.astype(np.float32) * steps, dtype=np.float32)
+
+
+def _linear(tensors: Tensors, name: str, width: int) -> tuple[Array, Array]:
+    weight = tensor(tensors, f"{name}.weight", "F32", 2)
+    bias = tensor(tensors, f"{name}.bias", "F32", 1)
+    if weight.shape != (len(bias), width):
+        message = f"{READER_NAME}: '{name}' is {weight.shape}; expected {(len(bias), width)}"
+        raise ModelFileError(message)
+    return weight, bias
