@@ -15,6 +15,12 @@ def test_worlds_lose_nothing_agree_and_come_to_rest(start):
     assert {seed: found for seed, found in faults.items() if found} == {}
 
 
+@pytest.mark.parametrize("seed", [14_426])
+def test_worlds_in_which_a_fault_was_found_stay_whole(seed):
+    """A base that came before what is built on it was dropped and not asked for again."""
+    assert World(seed).run() == []
+
+
 def test_a_seed_repeats_exactly():
     first, second = World(7), World(7)
     assert first.run() == second.run()

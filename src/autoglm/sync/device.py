@@ -201,8 +201,10 @@ class Device:
             self._take(version)
         self._state = replace(self._state, vector=_joined(self._state.vector, response.vector))
         if not response.more:
-            # The hub would have sent them: what they are bases of is gone there.
-            lacking = set(self._state.wanted) - set(asked)
+            # The hub would have sent them: what they are bases of is gone there. One that came too
+            # early, before what is built on it, is asked for again.
+            gone = set(asked) - {version.dot for version in response.versions}
+            lacking = set(self._state.wanted) - gone
             self._state = replace(self._state, wanted=tuple(sorted(lacking)))
         if not response.more and self._state.resync_from is not None:
             swept = self._sweep()
