@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
-from PIL import Image
 
 SIZE = 32
 _PADDING = 4
@@ -29,6 +27,9 @@ class Images:
 
 def read_images(archive: Path) -> Images:
     """All images of a `.tar.zst`, in the order of their names; classes in alphabetical order."""
+    import zstandard
+    from PIL import Image
+
     pixels: dict[str, NDArray[np.uint8]] = {}
     with archive.open("rb") as file:
         stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(file)

@@ -316,6 +316,21 @@ def test_weight_that_is_not_a_number_is_named(tmp_path):
         autoglm.compress_graph(tmp_path / "net.onnx", "graph-fused", out=tmp_path / "o.onnx")
 
 
+def test_weights_in_files_beside_are_read_and_those_elsewhere_refused(network, tmp_path):
+    (tmp_path / "apart").mkdir()
+    ir.save(ir.load(network), tmp_path / "apart/net.onnx", external_data="net.data")
+    autoglm.compress_graph(network, "graph-fused", out=tmp_path / "whole.onnx")
+    autoglm.compress_graph(tmp_path / "apart/net.onnx", "graph-fused", out=tmp_path / "own.onnx")
+    assert np.array_equal(
+        outputs(tmp_path / "own.onnx", samples()), outputs(tmp_path / "whole.onnx", samples())
+    )
+    data = (tmp_path / "apart/net.onnx").read_bytes()
+    (tmp_path / "apart/net.onnx").write_bytes(data.replace(b"net.data", b"../n.dat"))
+    (tmp_path / "n.dat").write_bytes((tmp_path / "apart/net.data").read_bytes())
+    with pytest.raises(ModelFileError, match=r"'\.\./n\.dat' is not the name of a file"):
+        autoglm.compress_graph(tmp_path / "apart/net.onnx", "graph-fused", out=tmp_path / "o.onnx")
+
+
 def test_operators_too_old_for_eight_bits_are_refused(images, tmp_path):
     net = Net(opset=11)
     save(net.model(net.conv(net.input, "c", 3, 5)), tmp_path / "old.onnx")

@@ -19,8 +19,7 @@ from autoglm.compression.graphs.runtime import computed
 
 # A constant that is larger than what it is computed from costs memory and file size.
 _MAX_GROWTH_BYTES = 1 << 20
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial")
-_RANDOM_ALWAYS = (*_RANDOM, "Bernoulli")
+_RANDOM = ("RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 
 def remove_dead(model: ir.Model) -> None:
@@ -47,6 +46,8 @@ class FoldConstants(ir.passes.InPlacePass):
             if arrays is None or not self._may_fold(node):
                 continue
             results = computed(node, arrays, model.opset_imports)
+            if not all(_is_number(result) for result in results):
+                continue
             sizes = sum(0 if array is None else array.nbytes for array in arrays)
             if sum(result.nbytes for result in results) > sizes + _MAX_GROWTH_BYTES:
                 continue
@@ -74,7 +75,7 @@ class FoldConstants(ir.passes.InPlacePass):
         has_graph = any(attr.type in _GRAPH_ATTRIBUTES for attr in node.attributes.values())
         is_output = any(value.is_graph_output() for value in node.outputs)
         is_known = node.domain in ("", "ai.onnx") and bool(node.inputs)
-        return is_known and not has_graph and not is_output and node.op_type not in _RANDOM_ALWAYS
+        return is_known and not has_graph and not is_output and node.op_type not in _RANDOM
 
 
 class FuseNormalisation(ir.passes.InPlacePass):
@@ -157,6 +158,11 @@ def take_over(old: ir.Value, new: ir.Value) -> None:
 def num_weights(model: ir.Model) -> int:
     """Numbers stored in the network."""
     return sum(math.prod(value.shape.numpy()) for value in model.graph.initializers.values())
+
+
+def _is_number(result: object) -> bool:
+    """Not a sequence, a map or texts."""
+    return isinstance(result, np.ndarray) and result.dtype.kind in "biuf"
 
 
 def _is_read_only_by(value: ir.Value, node: ir.Node) -> bool:

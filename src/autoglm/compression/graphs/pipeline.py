@@ -14,9 +14,11 @@ from autoglm.errors import (
     ModelFileError,
     ModelNotFoundError,
     StorageError,
+    UnsupportedModelError,
     UsageError,
     require,
 )
+from autoglm.modelfile.files import resolve_inside
 from autoglm.modelfile.safetensors_writer import storage_error
 from autoglm.modelfile.staging import sync_directory, write_file
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 DEFAULT_GRAPH_RECIPE = "graph-int8"
-SUFFIX = ".onnx"
+# A file of protocol buffers cannot be larger than 2 GiB.
+MAX_WEIGHTS_BYTES = (2 << 30) - (64 << 20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +132,30 @@ def _load(path: Path) -> ir.Model:
         raise ModelNotFoundError(message)
     try:
         model = ir.load(path)
+        _read_beside(model, path.parent)
         ir.to_proto(model)
+    except ModelFileError:
+        raise
     except Exception as err:  # a broken file ends in errors of many kinds
         reason = " ".join(str(err).split())[:200]
         message = f"{path}: is not an ONNX network that can be read: {reason}"
         raise ModelFileError(message) from err
     return model
+
+
+def _read_beside(model: ir.Model, directory: Path) -> None:
+    """Read tensors that lie in files of the network's directory; elsewhere none may lie."""
+    ir = require("onnx_ir", extra="onnx")
+    num_bytes = 0
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        num_bytes += tensor.nbytes
+        if num_bytes > MAX_WEIGHTS_BYTES:
+            message = f"the network has more than {MAX_WEIGHTS_BYTES} bytes of weights"
+            raise UnsupportedModelError(message)
+        if isinstance(tensor, ir.ExternalTensor):
+            resolve_inside(directory, os.fspath(tensor.location))
+            value.const_value = ir.tensor(tensor.numpy().copy(), name=name)
 
 
 def _check_weights(model: ir.Model) -> None:
