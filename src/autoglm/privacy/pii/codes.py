@@ -34,7 +34,9 @@ _PLATE = re.compile(
     rf"(?:[ ·.\-]{{0,3}}(?:{_PLATE_LETTER}|[0-9{CHINESE_DIGITS}])){{4,6}}(?:[ ]?[学警港澳挂])?"
     r"(?![A-Za-z0-9])"
 )
-_EMBASSY = re.compile(r"[使领][ ]?\d{6}(?!\d)|(?<!\d)\d{6}[使领](?![馆事])")
+_EMBASSY = re.compile("[使领]")
+_EMBASSY_RIGHT = re.compile(r"[ ]?\d{6}(?!\d)")
+_EMBASSY_LEFT = re.compile(r"(?<!\d)\d{6}[使领](?![馆事])")
 _PASSPORT = re.compile(
     r"(?<![A-Za-z0-9])(?:[DEGPS] ?\d{4} ?\d{4}|[DEPS][A-HJ-NP-Z] ?\d{7}|[HM]\d{8})(?![A-Za-z0-9])"
 )
@@ -89,9 +91,11 @@ def _plates(text: str) -> Iterator[Finding]:
     for match in _PLATE.finditer(text):
         if sum(char.isdigit() or char in CHINESE_DIGITS for char in match.group()) >= 3:
             yield Finding(match.start(), match.end(), Kind.PLATE)
-    if "使" in text or "领" in text:
-        for match in _EMBASSY.finditer(text):
-            yield Finding(match.start(), match.end(), Kind.PLATE)
+    for mark in _EMBASSY.finditer(text):
+        if right := _EMBASSY_RIGHT.match(text, mark.end()):
+            yield Finding(mark.start(), right.end(), Kind.PLATE)
+        if left := _EMBASSY_LEFT.match(text, max(0, mark.start() - 6)):
+            yield Finding(left.start(), left.end(), Kind.PLATE)
 
 
 def _ip_addresses(text: str) -> Iterator[Finding]:

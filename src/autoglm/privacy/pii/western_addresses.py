@@ -64,6 +64,8 @@ _BOX = re.compile(
     rf"|us(?:s|ns|nv|cgc) {_WORD}(?= ?\n))(?:,? box \d{{1,6}})?{_REST_OF}",
     re.IGNORECASE,
 )
+# How a box may begin; on small letters, which is faster than ignoring their case.
+_BOX_BEGIN = re.compile(r"(?<!\w)(?:psc|unit|apt|suite|p\.?o\.? ?box|box|cmr|us[snc])")
 _CORNER = re.compile(
     rf"(?:the )?corner of (?:(?:{_WORD}|\d{{1,5}}\.?) ){{1,6}}"
     rf"and (?:{_WORD}|\d{{1,5}})(?: (?:{_WORD}|\d{{1,5}})){{0,4}}",
@@ -101,9 +103,14 @@ def find_western_addresses(text: str, is_word: IsWord) -> Iterator[Finding]:
     yield from _continental(text, is_word)
     yield from _numbered(text, is_word)
     lowered = text.lower()
-    for pattern, mark in ((_BOX, ""), (_CORNER, "corner of")):
-        for match in pattern.finditer(text) if mark in lowered else ():
-            yield Finding(match.start(), _trimmed(match, is_word), Kind.ADDRESS)
+    # A few capitals become two small letters; places in such a text would not agree.
+    if len(lowered) == len(text):
+        boxes = (_BOX.match(text, begin.start()) for begin in _BOX_BEGIN.finditer(lowered))
+    else:
+        boxes = (match for match in _BOX.finditer(text))
+    corners = _CORNER.finditer(text) if "corner of" in lowered else ()
+    for match in (*filter(None, boxes), *corners):
+        yield Finding(match.start(), _trimmed(match, is_word), Kind.ADDRESS)
     for match in _AFTER_PREPOSITION.finditer(text):
         if _is_named(match.group(1), is_word):
             yield Finding(match.start(1), _trimmed(match, is_word), Kind.ADDRESS)
