@@ -80,6 +80,9 @@ class TokenSession(Protocol):
     def num_pending(self) -> int:
         """How many tokens have to be read before the next one can be chosen."""
 
+    def allow(self, mask: bytes) -> None:
+        """Limit the next token that a pass chooses to those whose bit is set."""
+
     def choose(self, mask: bytes) -> tuple[int, bool]:
         """Choose the next token among those whose bit is set, once all tokens are read.
 

@@ -56,6 +56,7 @@ class FakeSession:
         self._prompt: list[int] = []
         self._answer: list[int] = []
         self._position = 0
+        self._allowed = b""
         self._is_cancelled = threading.Event()
         self.num_pending = 0
         self.num_drafted = 0
@@ -67,10 +68,13 @@ class FakeSession:
         self.num_pending = len(self._prompt)
         return 0
 
+    def allow(self, mask: bytes) -> None:
+        """The next token is the lowest that may come."""
+        self._allowed = mask
+
     def choose(self, mask: bytes) -> tuple[int, bool]:
         """The lowest token that may come."""
-        token = next(i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1)
-        return token, False
+        return _lowest(mask), False
 
     def extend(self, ids: list[int]) -> None:
         """Tokens that are forced."""
@@ -87,6 +91,10 @@ class FakeSession:
         if self.num_pending > part.most_tokens:
             self.num_pending -= part.most_tokens
             return PassOutcome([], self.num_pending, False)
+        if self._allowed and part.most_ids:
+            token, self._allowed = _lowest(self._allowed), b""
+            self.num_pending = 1
+            return PassOutcome([token], 1, False)
         if not self._answer:
             self._model.prompts.append(self._prompt)
             self._answer = list(self._continuation(self._prompt, self._sampling))
@@ -101,3 +109,7 @@ class FakeSession:
     def cancel(self) -> None:
         """Make running and later calls raise CancelledError."""
         self._is_cancelled.set()
+
+
+def _lowest(mask: bytes) -> int:
+    return next(i for i in range(8 * len(mask)) if mask[i // 8] >> i % 8 & 1)

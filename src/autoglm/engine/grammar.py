@@ -41,6 +41,8 @@ JSON_STYLE: JsonCompileOptions = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
+# Where more tokens may come, none is forced; asking would cost as much as a mask.
+MOST_FORCED = 64
 _REPETITION = re.compile(r"\{\s*([0-9]*)\s*,?\s*([0-9]*)\s*\}")
 _COUNTS = frozenset(
     ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
@@ -95,24 +97,40 @@ class Constraint:
 
         Sets `is_complete` when none may. Raises OutputFormatError.
         """
-        self._matcher.consume_token(token)
+        matcher = self._matcher
+        matcher.consume_token(token)
         self._check()
-        forced: list[int] = self._matcher.compute_ff_tokens()
+        is_quick = self._usual_s < QUICK_MASK_S
+        self.is_complete = matcher.is_stopped()
+        mask = self._allowed() if is_quick and not self.is_complete else b""
+        forced: list[int] = []
+        if _count(mask) <= MOST_FORCED:
+            forced = matcher.compute_ff_tokens()
         if forced:
-            self._matcher.consume_tokens(forced)
+            matcher.consume_tokens(forced)
             self._check()
+            self.is_complete, mask = matcher.is_stopped(), b""
         self._num_left -= 1 + len(forced)
-        self.is_complete = self._matcher.is_stopped()
         if not self.is_complete:
-            is_quick = self._usual_s < QUICK_MASK_S
-            self._next = self._compute() if is_quick else self._worker.submit(self._compute)
+            if mask:
+                self._next = self._led(mask)
+            else:
+                self._next = self._compute() if is_quick else self._worker.submit(self._compute)
         return forced
 
     def _compute(self) -> bytes:
+        return self._led(self._allowed())
+
+    def _allowed(self) -> bytes:
+        """What the grammar lets come next."""
         start = time.perf_counter()
         mask = self._matcher.compute_bitmask()
         self._usual_s = (self._usual_s + time.perf_counter() - start) / 2
         self._check()
+        return mask
+
+    def _led(self, mask: bytes) -> bytes:
+        """The mask, or when the answer nears its bound what leads it to its end."""
         if self._num_left > self._closing_at:
             return mask
         if not self._script and self._closers.is_free_text(mask):
@@ -292,6 +310,11 @@ def _single_tokens(tokenizer: LLTokenizer, texts: Sequence[str]) -> list[int]:
 
 def _has(mask: bytes, token: int) -> bool:
     return token // 8 < len(mask) and mask[token // 8] >> token % 8 & 1 == 1
+
+
+def _count(mask: bytes) -> int:
+    """How many tokens may come; 0 of a mask that is not known."""
+    return int.from_bytes(mask, "little").bit_count()
 
 
 def _only(token: int, num_bytes: int) -> bytes:

@@ -254,6 +254,10 @@ class NativeSession:
         self.num_pending = len(ids) - num_cached
         return num_cached
 
+    def allow(self, mask: bytes) -> None:
+        """Limit the next token that a pass chooses to those whose bit is set."""
+        self.core.allow(mask)
+
     def choose(self, mask: bytes) -> tuple[int, bool]:
         """Choose the next token among those whose bit is set; and whether it is an end token."""
         with translate_core_errors():

@@ -52,6 +52,7 @@ class _Job:
     constraint: Constraint | None = None
     unread: deque[Batch] = field(default_factory=deque)
     has_begun: bool = False
+    is_bound: bool = False  # its session has the mask of the next token
     is_running: bool = False
     is_done: bool = False
     error: AutoGLMError | None = None
@@ -62,9 +63,12 @@ class _Job:
 
     @property
     def most_ids(self) -> int:
-        """The first token comes alone, to be seen soon; a constrained one is chosen apart."""
+        """The first token comes alone, to be seen soon; so does a constrained one.
+
+        Whose mask is not known yet is chosen after the pass.
+        """
         if self.constraint is not None:
-            return 0
+            return int(self.is_bound)
         return min(self.num_left, MAX_STEP_TOKENS) if self.has_begun else 1
 
 
@@ -182,6 +186,8 @@ class Scheduler:
         ready = [job for job in self._jobs if job.is_ready]
         jobs = [job for job in ready if job.num_pending <= 1]
         jobs = jobs[: self._model.max_pass_tokens]
+        for job in jobs:
+            _bind(job)
         parts = [Part(job.session, 1, job.most_ids) for job in jobs]
         room = self._model.max_pass_tokens - len(jobs)
         if jobs:
@@ -195,6 +201,7 @@ class Scheduler:
                 break
             num_tokens = min(job.num_pending, room)
             room -= num_tokens
+            _bind(job)
             jobs.append(job)
             parts.append(Part(job.session, num_tokens, job.most_ids))
         return jobs, parts
@@ -230,8 +237,22 @@ def _may_go_on(jobs: list[_Job], outcomes: list[PassOutcome]) -> bool:
     )
 
 
+def _bind(job: _Job) -> None:
+    """Hand over the mask of the next token if it is known: then the pass itself chooses."""
+    if job.constraint is None:
+        return
+    try:
+        mask = job.constraint.mask(0.0)
+    except Exception:  # it is raised again when the token must be chosen
+        mask = None
+    job.is_bound = mask is not None
+    if mask is not None:
+        job.session.allow(mask)
+
+
 def _part(job: _Job, outcome: PassOutcome) -> Part[Any]:
-    most_ids = 0 if job.constraint is not None else 1
+    _bind(job)
+    most_ids = 1 if job.constraint is None or job.is_bound else 0
     return Part(job.session, max(1, outcome.num_pending), most_ids)
 
 
@@ -241,18 +262,22 @@ def _joined(first: PassOutcome, second: PassOutcome) -> PassOutcome:
 
 
 def _constrained(job: _Job, outcome: PassOutcome, num_before: int) -> PassOutcome:
-    """Choose the token of a sequence whose form is given, when its logits are there."""
+    """Tell the constraint of the token that the pass chose, or choose one when it could not."""
     constraint = job.constraint
-    if constraint is None or outcome.error is not None or outcome.num_pending > 0:
+    if constraint is None or outcome.error is not None:
         return outcome
     try:
-        mask = constraint.mask(MASK_PATIENCE_S)
-        if mask is None:
-            return outcome  # its logits wait for the next round
-        token, is_ended = job.session.choose(mask)
+        if outcome.ids:
+            token, is_ended = outcome.ids[0], outcome.is_ended
+        else:
+            mask = None if outcome.num_pending > 0 else constraint.mask(MASK_PATIENCE_S)
+            if mask is None:
+                return outcome  # it is still read, or its logits wait for the next round
+            token, is_ended = job.session.choose(mask)
         forced = [] if is_ended else constraint.push(token)
         ids = [token, *forced][: job.num_left - num_before]
-        job.session.extend(ids[1:])
+        if len(ids) > 1:
+            job.session.extend(ids[1:])
     except Exception as err:  # of this sequence alone
         return PassOutcome([], 0, False, _as_ours(err))
     is_whole = len(ids) > len(forced)
