@@ -21,10 +21,11 @@ GOOD = [
     'do(action="Wait", duration="3 seconds")',
     'do(action="Take_over", message="log in")',
     'finish(message="done")',
-    '<think>The icon is there.</think><answer>do(action="Back")</answer>',
+    '<think>The icon is there.</think>\ndo(action="Back")',
 ]
 BAD = [
     "",
+    '<answer>do(action="Back")</answer>',
     "do()",
     'do(action="Fly")',
     'do(action="Tap", element=[500,1200])',

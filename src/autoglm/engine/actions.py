@@ -1,7 +1,7 @@
 """The actions of a phone agent as a grammar: `do(action=...)` and `finish(message=...)`.
 
 The form of zai-org/Open-AutoGLM, whose screen has coordinates from 0 to 999. Thoughts may come
-before, between `<think>` and `</think>`, and the action may stand in `<answer>`.
+before, between `<think>` and `</think>`; nothing follows: the agent reads all the rest as action.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PHONE_ACTION = "phone_action"
 # each other.
 _SOURCE = r"""
 %llguidance {}
-start: thought? ("<answer>" action "</answer>" | action)
+start: thought? action
 thought: "<think>" /([^<]){0,1500}/ "</think>" "\n"?
 action: finish | launch | tap | type | swipe | plain | wait | take_over | note
 finish: "finish(message=" STRING ")"
