@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from tests.serve.conftest import Reply, Server, chat
+from tests.serve.conftest import Reply, Server, chat, serving
 
 from autoglm.serve.admission import Admission
 from autoglm.serve.errors import BusyError, DeadlineError
@@ -159,3 +159,9 @@ def test_requests_at_once_get_the_answers_of_requests_alone(server: Server) -> N
     for thread in threads:
         thread.join()
     assert together == {prompt: answer(prompt) for prompt in prompts}
+
+
+def test_a_service_that_is_stopped_while_it_starts_ends() -> None:
+    for _ in range(3):
+        with serving():
+            """`serving` asks it to end as soon as it says where it listens."""

@@ -19,6 +19,8 @@ from autoglm.errors import UsageError, require
 from autoglm.serve.settings import ServeSettings, load_serve_settings
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from autoglm.serve.saving import PageSaver
     from autoglm.serve.security import App as Application
 
@@ -149,24 +151,29 @@ def _serve(app: Application, serve: ServeSettings) -> int:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         note(f"serving on http://{shown}:{port}")
-        with _stop_by_signal():
-            uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        with _stop_by_signal(server):
+            server.run(sockets=[listener])
     return 0
 
 
 @contextmanager
-def _stop_by_signal() -> Iterator[None]:
-    """Signals stop the service in order; the server raises them once more when it is done."""
-    previous = {number: signal.signal(number, _ignore) for number in STOPPING}
+def _stop_by_signal(server: uvicorn.Server) -> Iterator[None]:
+    """Signals stop the service in order.
+
+    The server listens to them itself while it runs, and raises them once more when it is done; one
+    that comes before must not be lost.
+    """
+
+    def stop(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    previous = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _ignore(_number: int, _frame: object) -> None:
-    """The service has stopped already."""
 
 
 def _log_to_stderr(serve: ServeSettings) -> None:
