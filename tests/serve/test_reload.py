@@ -43,6 +43,19 @@ def test_a_changed_file_is_read_without_a_new_start(running: Server, config) -> 
     assert running.post(ROUTE, chat()).status == 200
 
 
+def test_sampling_that_a_request_leaves_open_is_the_services(running: Server, config) -> None:
+    body = chat("Tell me", max_tokens=24, temperature=2, seed=1)
+
+    def answer(**fields) -> str:
+        return running.post(ROUTE, body | fields).json["choices"][0]["message"]["content"]
+
+    wild, tame = answer(), answer(top_k=1)
+    assert wild != tame
+    config.write_text("[serve]\nslots = 3\nqueue = 5\ntop_k = 1\n")
+    assert running.post("/config/reload", {}).json["applied"] == ["top_k"]
+    assert (answer(), answer(top_k=0)) == (tame, wild)
+
+
 def test_a_bad_file_changes_nothing(running: Server, config) -> None:
     config.write_text("[serve]\nslots = 0\n")
     reply = running.post("/config/reload", {})
@@ -133,6 +146,8 @@ def test_reload_without_a_service_says_so(monkeypatch) -> None:
         ("[serve]\nslots = 65", "slots is 65"),
         ("[serve]\nmodels = [1]", "models is"),
         ("[serve]\nlog = 'loud'", "log is 'loud'"),
+        ("[serve]\ntop_p = 2", "top_p is 2"),
+        ("[serve]\ntop_k = 1.5", "top_k is 1.5; expected int"),
         ("[serve]\nallow_remote = 1", "allow_remote is 1"),
         ("[serve", "not TOML"),
     ],

@@ -81,7 +81,7 @@ def chat_work(
                 messages=messages,
                 text=document,
                 max_tokens=wishes.max_tokens,
-                sampling=sampling,
+                sampling=service.sampling(sampling),
                 stop=wishes.stop,
                 grammar=wishes.grammar,
                 tools=tools.tools,

@@ -182,7 +182,7 @@ class CompletionReply:
                 Request(
                     prompt=prompt,
                     max_tokens=num_tokens,
-                    sampling=sampling,
+                    sampling=service.sampling(sampling),
                     stop=wishes.stop,
                     grammar=wishes.grammar,
                 )

@@ -202,6 +202,7 @@ class Models:
         self.keep_alive_s = keep_alive_s
         self.memory_mib = memory_mib
         self._saver = saver
+        self._loading = asyncio.Lock()
         self._retired: list[ServedModel] = []
         self.threads = settings.threads or probe().physical_cores
         self.served: dict[str, ServedModel] = {}
@@ -247,8 +248,7 @@ class Models:
         """Hold a model in memory; afterwards it stays `keep_alive_s` (None: for ever)."""
         model.num_active += 1
         try:
-            await self._fit(model)
-            runtime = await model.runtime(self._make_room)
+            runtime = await self._open(model)
             yield Opened(model.name, runtime, runtime.engine())
         finally:
             model.num_active -= 1
@@ -275,6 +275,14 @@ class Models:
             model.unload()
         for model in models:
             await model.left()
+
+    async def _open(self, model: ServedModel) -> Runtime:
+        """Load it unless it is loaded; one at a time, so that the bound is kept."""
+        if model.is_loaded:
+            return await model.runtime(self._make_room)
+        async with self._loading:
+            await self._fit(model)
+            return await model.runtime(self._make_room)
 
     async def _fit(self, model: ServedModel) -> None:
         """Keep within the bound of memory. Raises ResourceError."""

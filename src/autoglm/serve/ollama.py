@@ -181,7 +181,7 @@ class OllamaRoutes:
                     messages=messages,
                     prompt=prompt,
                     max_tokens=num_tokens if num_tokens and num_tokens > 0 else None,
-                    sampling=sampling(own),
+                    sampling=service.sampling(sampling(own)),
                     stop=stop,
                     grammar=None if tools.may_call else grammar,
                     tools=tools.tools,

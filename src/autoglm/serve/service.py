@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from autoglm.serve.layers import MOST_PIECES, LayerTimes
 from autoglm.serve.metrics import Metrics
 from autoglm.serve.models import Models, Opened, ServedModel
 from autoglm.serve.settings import MAX_SLOTS, ServeSettings
-from autoglm.types import Cancellation, Request
+from autoglm.types import Cancellation, Request, SamplingParams
 
 T = TypeVar("T")
 DEFAULT_KEEP = -1.0  # the service's own keep_alive_s
@@ -70,6 +70,13 @@ class Service:
         """For requests that give none: the service's, else the model's."""
         own = self.settings.temperature
         return opened.engine.temperature if own is None else own
+
+    def sampling(self, wished: SamplingParams) -> SamplingParams:
+        """With the service's own settings where a request says nothing."""
+        own = self.settings
+        names = ("top_p", "top_k", "min_p", "repetition_penalty")
+        missing = {name: getattr(own, name) for name in names if getattr(wished, name) is None}
+        return replace(wished, **missing)
 
     async def pieces(self, work: Work) -> AsyncGenerator[Piece, None]:
         """Wait for a slot, load the model, and yield the answers."""

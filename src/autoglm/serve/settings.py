@@ -16,6 +16,14 @@ from autoglm.errors import UsageError
 SECTION = "serve"
 MAX_SLOTS = 64
 LOG_LEVELS = ("quiet", "requests")
+# What requests get that say nothing else.
+SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_p": (1e-9, 1),
+    "top_k": (0, 2**31 - 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (1e-3, 1e3),
+}
 LIVE: Mapping[str, bool] = {"live": True}
 
 
@@ -44,6 +52,10 @@ class ServeSettings:
     timeout_s: float = field(default=0.0, metadata=LIVE)
     keep_alive_s: float = field(default=300.0, metadata=LIVE)
     temperature: float | None = field(default=None, metadata=LIVE)
+    top_p: float | None = field(default=None, metadata=LIVE)
+    top_k: int | None = field(default=None, metadata=LIVE)
+    min_p: float | None = field(default=None, metadata=LIVE)
+    repetition_penalty: float | None = field(default=None, metadata=LIVE)
     log: str = field(default="requests", metadata=LIVE)
 
     def __post_init__(self) -> None:
@@ -55,8 +67,10 @@ class ServeSettings:
         _check("kv_mib", self.kv_mib, 0, 2**24)
         _check("timeout_s", self.timeout_s, 0, 86_400)
         _check("keep_alive_s", self.keep_alive_s, -1, 1e9)
-        if self.temperature is not None:
-            _check("temperature", self.temperature, 0, 100)
+        for name, (low, high) in SAMPLING_RANGES.items():
+            value = getattr(self, name)
+            if value is not None:
+                _check(name, value, low, high)
         if self.log not in LOG_LEVELS:
             message = f"log is {self.log!r}; expected one of {', '.join(LOG_LEVELS)}"
             raise UsageError(message)
@@ -100,7 +114,7 @@ def _converted(name: str, value: object, kind: str, source: str) -> object:
         return tuple(value)
     if kind.startswith("float") and isinstance(value, int | float) and type(value) is not bool:
         return float(value)
-    plain = {"bool": bool, "int": int, "str": str, "str | None": str}
+    plain = {"bool": bool, "int": int, "int | None": int, "str": str, "str | None": str}
     if type(value) is plain.get(kind):
         return value
     message = f"{source} {name} is {value!r}; expected {kind.removesuffix(' | None')}"
