@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-compression bench-bounded bench-kernels bench-conv bench-serve bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-site fuzz-bundles fuzz-gguf fuzz-serve vault-faults privacy-faults cloud-faults parity clean
+	lint fix bench bench-peers bench-compression bench-bounded bench-kernels bench-conv bench-serve try-clients bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-site fuzz-bundles fuzz-gguf fuzz-serve vault-faults privacy-faults cloud-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -177,6 +177,10 @@ bench-peers: build $(VENV)/.requirements-bench ## ours and other engines interle
 	$(BIN)/python benchmarks/report.py
 
 	$(BIN)/mypy benchmarks/*.py benchmarks/peers/*.py benchmarks/resnet/*.py benchmarks/serving/*.py tools/*.py
+
+try-clients: build $(VENV)/.requirements-test ## lm-eval against the service, and the phone agent: PHONE_AGENT=DIR
+	$(BIN)/python benchmarks/lm_eval_service.py --venv build/lm-eval
+	$(if $(PHONE_AGENT),$(BIN)/python benchmarks/phone_agent.py --agent $(PHONE_AGENT))
 
 bench-moe: build ## stream the experts of a model larger than its memory cap (8 GB of disk)
 	$(BIN)/python benchmarks/moe_streaming.py $(ARGS)

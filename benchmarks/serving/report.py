@@ -82,9 +82,11 @@ FIGURES = (
         scale=100,
     ),
     Figure(
-        title="the same for one stream, free with drafts",
+        title="the same for one stream",
         name="forms",
         key="alone_share",
+        target="≥ 90 %",
+        is_met=lambda value: value >= 0.9,
         unit=" %",
         scale=100,
     ),
