@@ -50,6 +50,16 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
     assert caught.value.retry_after_s >= 1
 
 
+async def test_room_is_known_before_a_request_is_read() -> None:
+    admission = Admission(1, 0)
+    admission.check_room()
+    async with admission.slot():
+        with pytest.raises(BusyError):
+            admission.check_room()
+        admission.resize(1, 1)
+        admission.check_room()
+
+
 async def test_one_who_waits_too_long_leaves() -> None:
     admission = Admission(1, 2)
     async with admission.slot():

@@ -43,6 +43,12 @@ class Admission:
         """How many requests wait."""
         return len(self._waiting)
 
+    def check_room(self) -> None:
+        """Raise BusyError when the next request would find no slot and no place to wait."""
+        is_taken = bool(self._waiting) or self.num_running >= self.num_slots
+        if is_taken and len(self._waiting) >= self.max_waiting:
+            raise self._busy()
+
     def resize(self, num_slots: int, max_waiting: int) -> None:
         """Change the limits; what runs and waits stays."""
         self.num_slots = num_slots
@@ -73,10 +79,7 @@ class Admission:
 
     async def _wait(self, weight: int, priority: int, timeout_s: float | None) -> None:
         if len(self._waiting) >= self.max_waiting:
-            message = (
-                f"{self.num_running} requests run and {len(self._waiting)} wait; try again later"
-            )
-            raise BusyError(message, self._usual_s * (1 + len(self._waiting) / self.num_slots))
+            raise self._busy()
         is_called = asyncio.get_running_loop().create_future()
         ticket = _Ticket(priority, next(self._numbers), weight, is_called)
         heapq.heappush(self._waiting, ticket)
@@ -88,6 +91,10 @@ class Admission:
                 raise
             message = f"the request waited for its whole time of {timeout_s:.1f} s"
             raise DeadlineError(message) from err
+
+    def _busy(self) -> BusyError:
+        message = f"{self.num_running} requests run and {len(self._waiting)} wait; try again later"
+        return BusyError(message, self._usual_s * (1 + len(self._waiting) / self.num_slots))
 
     def _leave(self, ticket: _Ticket) -> None:
         if ticket in self._waiting:

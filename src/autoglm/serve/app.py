@@ -33,6 +33,21 @@ from autoglm.serve.settings import ServeSettings
 from autoglm.serve.texts import TextRoutes
 
 LOOK_EVERY_S = 1.0
+SMALL_BODY_BYTES = 16 * 1024
+# Routes whose requests take a slot.
+WORK = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/tokenize",
+        "/detokenize",
+        "/api/chat",
+        "/api/generate",
+        "/api/embed",
+        "/api/embeddings",
+    }
+)
 
 
 def make_service(
@@ -129,9 +144,26 @@ def _routes(service: Service, reloader: Reloader | None) -> Sequence[Route]:
         ("GET", "/api/version", ollama.version),
     ]
     return [
-        Route(path, endpoint(handler, service.metrics, path), methods=[method])
+        Route(
+            path,
+            endpoint(_admitted(path, handler, service), service.metrics, path),
+            methods=[method],
+        )
         for method, path, handler in handlers
     ]
+
+
+def _admitted(path: str, handler: Handler, service: Service) -> Handler:
+    """Refuses at once what would be refused after its body was read and understood."""
+
+    async def call(request: HttpRequest) -> Response:
+        length = request.headers.get("content-length", "")
+        # An answer to a body that is still on its way would be lost with the connection.
+        if length.isdigit() and int(length) <= SMALL_BODY_BYTES:
+            service.admission.check_room()
+        return await handler(request)
+
+    return call if path in WORK else handler
 
 
 def _lifespan(
