@@ -90,7 +90,14 @@ def evaluate(python: Path, folder: Path, port: int) -> None:
         "num_concurrent": "1",
         "max_retries": "1",
     }
-    command = [python, "-m", "lm_eval", "--model", "local-completions", "--log_samples"]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "lm_eval",
+        "--model",
+        "local-completions",
+        "--log_samples",
+    ]
     command += ["--model_args", ",".join(f"{name}={value}" for name, value in model.items())]
     command += ["--tasks", f"{TASK},{WRITING}", "--include_path", folder]
     command += ["--output_path", folder / "out"]

@@ -136,6 +136,7 @@ def _serve(app: Application, serve: ServeSettings) -> int:
         server_header=False,
         timeout_keep_alive=KEEP_CONNECTION_S,
         timeout_graceful_shutdown=SHUTDOWN_S,
+        http="h11",  # httptools would hide that a request's target is absolute
         ws="none",
         lifespan="on",
     )
@@ -150,9 +151,9 @@ def _serve(app: Application, serve: ServeSettings) -> int:
         listener.listen(BACKLOG)  # from now on clients can connect
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        note(f"serving on http://{shown}:{port}")
         server = uvicorn.Server(config)
         with _stop_by_signal(server):
+            note(f"serving on http://{shown}:{port}")
             server.run(sockets=[listener])
     return 0
 
