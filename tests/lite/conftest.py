@@ -47,7 +47,11 @@ def _records():
             "meeting_transcripts": meeting,
             "general_query_list": [{"query": "Summarize", "answer": "They talked."}],
             "specific_query_list": [
-                {"query": "What about A?", "answer": "A spoke.", "relevant_text_span": [["1", "3"]]}
+                {
+                    "query": "What about recording?",
+                    "answer": "A spoke.",
+                    "relevant_text_span": [["1", "3"]],
+                }
             ],
         },
         "crd3": {"score": 2.0, "summary": "They fight.", "turns": turns},
@@ -69,7 +73,12 @@ def _records():
         },
         "cmrc2018": {
             "context": "北京是中国的首都。上海是中国最大的城市之一。",
-            "qas": [{"question": "中国的首都是哪里？", "answers": [{"text": "北京"}]}],
+            "qas": [
+                {
+                    "question": "中国的首都是哪里？",
+                    "answers": [{"text": "北京", "answer_start": 0}],
+                }
+            ],
         },
         "clinc150": {"split": "train", "text": "book a table", "intent": "book_table"},
         "banking77": {"split": "train", "text": "card lost", "category": "lost_card"},
@@ -90,7 +99,10 @@ def _records():
         "friendsqa": {
             "turns": [{"speaker": "Ross", "text": "I live in New York ."}] * 3,
             "qas": [
-                {"question": "Where does Ross live ?", "answers": [{"answer_text": "New York"}]}
+                {
+                    "question": "Where does Ross live ?",
+                    "answers": [{"answer_text": "New York", "utterance_id": 1}],
+                }
             ],
         },
         "taskmaster4": {"turns": turns},

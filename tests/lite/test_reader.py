@@ -204,6 +204,29 @@ def test_a_question_that_the_text_does_not_answer_is_refused(reader, text, quest
     assert answer(reader, question, text) in NOT_FOUND.values()
 
 
+def test_answers_are_found_in_long_texts(reader):
+    filler = "\n".join(f"第{i}段讲的是当地的天气和收成，与别的事情无关。" for i in range(1500))
+    text = f"{filler}\n{PARAGRAPH_ZH}\n{filler}"
+    found = answer(reader, "青石桥由谁出资修建？", text)
+    assert found is not None
+    assert "陈伯年" in found
+
+
+def test_what_an_earlier_text_does_not_answer_is_left_to_the_model(reader):
+    messages = (
+        Message("user", PARAGRAPH_EN),
+        Message("user", "Which enzyme breaks down sugar in yeast cells?"),
+    )
+    asked = recognise(Request(messages=messages))
+    assert asked is not None
+    assert asked.is_earlier
+    assert reader.answer(asked) is None
+
+
+def test_a_text_of_millions_of_characters_is_left_to_the_model():
+    assert recognise(ask("Summarize", "word " * 500_000)) is None
+
+
 def test_questions_about_a_meeting_get_what_was_said_or_a_few_words(reader):
     said = answer(reader, "Why did they talk about the telephone lines?", MEETING_EN)
     assert said is not None
@@ -265,7 +288,7 @@ def test_a_file_that_is_no_reader_is_refused(tmp_path):
         "intent.names",
         "usage",
         "length",
-        "answer.zh.none.bias",
+        "answer.zh.0.none.bias",
     ):
         write_tensors(path, {key: value for key, value in tensors.items() if key != name})
         with pytest.raises(ModelFileError):
@@ -277,8 +300,8 @@ def test_a_file_that_is_no_reader_is_refused(tmp_path):
     write_tensors(path, tensors | {"sentence.1.weight": np.zeros((32, 7), dtype=np.float32)})
     with pytest.raises(ModelFileError, match=r"sentence\.1"):
         Reader.of_bundle(tmp_path)
-    write_tensors(path, tensors | {"answer.en.0.weight": np.zeros((48, 48, 5), dtype=np.float32)})
-    with pytest.raises(ModelFileError, match=r"layer 0 of 'answer\.en'"):
+    write_tensors(path, tensors | {"answer.en.0.0.weight": np.zeros((48, 48, 5), dtype=np.float32)})
+    with pytest.raises(ModelFileError, match=r"layer 0 of 'answer\.en\.0'"):
         Reader.of_bundle(tmp_path)
     path.write_bytes(b"not tensors")
     with pytest.raises(ModelFileError):

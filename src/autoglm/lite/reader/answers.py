@@ -1,7 +1,7 @@
 """Points at the words of a text that answer a question, or says that there are none.
 
-A network of dilated convolutions over the clues of every token scores each as the first and the
-last of the answer; the best pair counts if it beats the score of there being none.
+Networks of dilated convolutions over the clues of every token score each as the first and the last
+of the answer. The best pair by their mean counts if it beats the score of there being none.
 """
 
 from __future__ import annotations
@@ -87,34 +87,55 @@ class AnswerFinder:
     def __init__(self, tensors: Tensors, rarity: TermTable) -> None:
         """Raises ModelFileError."""
         self._rarity = rarity
-        self._pointers = {lang: _Pointer(tensors, f"answer.{lang}") for lang in _LONGEST}
+        self._pointers = {lang: _pointers(tensors, f"answer.{lang}") for lang in _LONGEST}
 
     def find(self, text: str, question: str, lang: Lang) -> str | None:
         """The words that answer, as they stand in the text; None when it has no answer."""
         tokens = tokenize(text)
         if not len(tokens):
             return None
-        pointer = self._pointers[lang]
-        states = pointer.states(tokens, question, self._rarity)
-        scores = pointer.ends(states)
-        first, last, score = _best_span(scores, tokens, _LONGEST[lang])
-        near = states[max(0, first - _AROUND // 2) : last + 1 + _AROUND // 2]
-        if score <= pointer.none(near):
+        pointers = self._pointers[lang]
+        states = [pointer.states(tokens, question, self._rarity) for pointer in pointers]
+        scores = [pointer.ends(state) for pointer, state in zip(pointers, states, strict=True)]
+        first, last = _best_span(_mean(scores), tokens, _LONGEST[lang])
+        near = slice(max(0, first - _AROUND // 2), last + 1 + _AROUND // 2)
+        margin = sum(
+            float(score[first, 0] + score[last, 1]) - pointer.none(state[near])
+            for pointer, state, score in zip(pointers, states, scores, strict=True)
+        )
+        if margin <= 0:
             return None
         return text[tokens.starts[first] : tokens.ends[last]].strip(_EDGES) or None
 
 
-def _best_span(scores: Floats, tokens: Tokens, longest: int) -> tuple[int, int, float]:
+def _pointers(tensors: Tensors, name: str) -> list[_Pointer]:
+    """The networks of one language, at least one."""
+    num = 1
+    while f"{name}.{num}.mean" in tensors:
+        num += 1
+    return [_Pointer(tensors, f"{name}.{number}") for number in range(num)]
+
+
+def _mean(scores: list[Floats]) -> Floats:
+    """The mean of log-probabilities over the tokens, float32 [num_tokens, 2]."""
+    total = np.zeros_like(scores[0])
+    for score in scores:
+        plain = score - score.max(0)
+        total += plain - np.log(np.exp(plain).sum(0))
+    return total / np.float32(len(scores))
+
+
+def _best_span(scores: Floats, tokens: Tokens, longest: int) -> tuple[int, int]:
     """The first and last token of the best span within one sentence."""
-    best = (0, 0, -np.inf)
+    best, most = (0, 0), -np.inf
     for extra in range(min(longest, len(tokens))):
         num = len(tokens) - extra
         together = scores[:num, 0] + scores[extra:, 1]
         is_one = tokens.sentence[:num] == tokens.sentence[extra:]
         together = np.where(is_one, together, -np.inf)
         at = int(np.argmax(together))
-        if together[at] > best[2]:
-            best = (at, at + extra, float(together[at]))
+        if together[at] > most:
+            best, most = (at, at + extra), float(together[at])
     return best
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 from autoglm.lite.reader.actions import actions
 from autoglm.lite.reader.answers import AnswerFinder
 from autoglm.lite.reader.facts import facts
 from autoglm.lite.reader.intents import IntentClassifier
+from autoglm.lite.reader.relevance import Relevance
 from autoglm.lite.reader.summary import Summarizer
 from autoglm.lite.reader.text import read_document
 from autoglm.lite.reader.weights import READER_NAME, TermTable, read_tensors, tensor
@@ -17,10 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from autoglm.lite.reader.requests import Asked
-    from autoglm.lite.reader.text import Document
+    from autoglm.lite.reader.text import Document, Sentence
     from autoglm.lite.reader.weights import Tensors
 
 NOT_FOUND = {"zh": "原文没有提到。", "en": "The text does not say."}
+_MOST_CHARS = 6000  # that the network for answers reads at once
+_AROUND = 6  # sentences to both sides of one that has the question's words
 _NO_ACTIONS = {"zh": "没有明确的待办事项。", "en": "There are no clear action items."}
 _MARK = {"zh": "：", "en": ": "}
 _SHORT = re.compile(
@@ -39,6 +44,7 @@ class Reader:
         """Raises ModelFileError."""
         step = tensor(tensors, "rarity.step", "F32", 1)
         rarity = TermTable(tensor(tensors, "rarity", "U8", 1), float(step[0]))
+        self._rarity = rarity
         self._summarizer = Summarizer(tensors, rarity)
         self._answers = AnswerFinder(tensors, rarity)
         self._intents = IntentClassifier(tensors)
@@ -62,9 +68,30 @@ class Reader:
             names = dict.fromkeys(s.speaker for s in document.sentences if s.speaker)
             return ("、" if document.lang == "zh" else ", ").join(names) or None
         if asked.kind == "answer" and not _wants_more(asked.query, document):
-            found = self._answers.find(asked.text, asked.query, document.lang)
-            return found or NOT_FOUND[document.lang]
+            found = self._answers.find(self._near(asked, document), asked.query, document.lang)
+            return found or (None if asked.is_earlier else NOT_FOUND[document.lang])
         return self._summarizer.summarize(document, asked.query) or None
+
+    def _near(self, asked: Asked, document: Document) -> str:
+        """The text or, of a long one, the passages that have most of the question's words."""
+        if len(asked.text) <= _MOST_CHARS:
+            return asked.text
+        sentences = document.sentences
+        _, near, _ = Relevance(document, self._rarity).coverage(asked.query)
+        chosen: set[int] = set()
+        left = _MOST_CHARS
+        for best in np.argsort(-(near[0] + near[1]), kind="stable").tolist():
+            around = range(max(0, best - _AROUND), min(len(sentences), best + _AROUND + 1))
+            added = set(around) - chosen
+            left -= sum(len(sentences[index].text) for index in added)
+            if left < 0 and chosen:
+                break
+            chosen |= added
+        return "\n".join(_line(sentences[index]) for index in sorted(chosen))
+
+
+def _line(sentence: Sentence) -> str:
+    return f"{sentence.speaker}: {sentence.text}" if sentence.speaker else sentence.text
 
 
 def _wants_more(question: str, document: Document) -> bool:

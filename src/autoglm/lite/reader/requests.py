@@ -20,6 +20,7 @@ Kind = Literal["summary", "answer", "facts", "actions", "intent", "speakers"]
 
 _MAX_INSTRUCTION_CHARS = 400
 _MIN_TEXT_CHARS = 200
+_MAX_TEXT_CHARS = 2_000_000  # what is known of a text takes some hundred bytes a character
 _INTENT = re.compile(
     r"\b(?:what (?:is|was)|what's|classify|name|find|detect|give)\b.{0,40}\bintent(?:ion)?\b|意图",
     re.IGNORECASE,
@@ -62,12 +63,17 @@ _ABOUT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that the reader understands; `fields` are names and meanings of a JSON object."""
+    """A request that the reader understands.
+
+    `fields` are names and meanings of a JSON object. `is_earlier` says that the text was part of
+    an earlier message: perhaps the request is not about it.
+    """
 
     kind: Kind
     query: str
     text: str
     fields: Mapping[str, str]
+    is_earlier: bool = False
 
 
 def recognise(request: Request) -> Asked | None:
@@ -78,17 +84,20 @@ def recognise(request: Request) -> Asked | None:
         return None
     last = request.messages[-1].content.strip()
     instruction, text = (last, request.text) if request.text is not None else _cut(last)
+    is_earlier = text is None
     if text is None:
         text = _earlier_text(request)
     if text is None or not text.strip() or len(instruction) > _MAX_INSTRUCTION_CHARS:
+        return None
+    if len(text) > _MAX_TEXT_CHARS:
         return None
     query = _ABOUT.sub("", instruction).strip()
     if request.schema is not None or _FACTS.search(query):
         schema = request.schema
         fields = asked_fields(query) if schema is None else schema_fields(schema)
-        return Asked("facts", query, text, fields) if fields else None
+        return Asked("facts", query, text, fields, is_earlier) if fields else None
     kind = _kind(query)
-    return None if kind is None else Asked(kind, query, text, {})
+    return None if kind is None else Asked(kind, query, text, {}, is_earlier)
 
 
 def _kind(query: str) -> Kind | None:

@@ -18,12 +18,7 @@ _PARTS: dict[str, Callable[[Path, Arrays, int], Arrays]] = {
     "rarity": lambda data_dir, _, __: rarity(data_dir),
     "usage": lambda data_dir, _, __: usage(data_dir),
     "intents": lambda data_dir, _, seed: intents.train(data_dir, seed),
-    "answers-zh": lambda data_dir, known, seed: answers.train(
-        data_dir, rarity_table(known), seed, "zh"
-    ),
-    "answers-en": lambda data_dir, known, seed: answers.train(
-        data_dir, rarity_table(known), seed, "en"
-    ),
+    "answers": lambda data_dir, known, seed: answers.train(data_dir, rarity_table(known), seed),
     "summaries": lambda data_dir, known, seed: summaries.train(data_dir, rarity_table(known), seed),
 }
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import time
@@ -27,6 +28,8 @@ _WIDTH, _EMBEDDING, _TABLE = 48, 24, 2**13
 _DILATIONS = (1, 2, 4, 8)
 _MOST_TOKENS = 900
 _EPOCHS = {"zh": 5, "en": 4}
+# English networks that go on from the Chinese one: share of Chinese questions, rate, epochs.
+_CONTINUED = ((0.5, 1.2e-3, 2), (0.2, 2e-3, 2))
 _WINDOW = 240  # tokens of a text that an epoch reads
 _ROWS, _RATE, _DECAY, _DROP = 16, 2e-3, 1e-3, 0.15
 _DROP_TOKENS = 0.1
@@ -162,13 +165,22 @@ def load(data_dir: Path, lang: Lang, rarity: TermTable, seed: int) -> list[Examp
     return [item for item in found if item is not None]
 
 
-def fit(examples: Sequence[Example], epochs: int, seed: int) -> tuple[Pointer, Scaler]:
-    """AdamW with a linear decay over batches of texts of like length."""
+def fit(
+    examples: Sequence[Example],
+    epochs: int,
+    seed: int,
+    *,
+    rate: float = _RATE,
+    start: tuple[Pointer, Scaler] | None = None,
+) -> tuple[Pointer, Scaler]:
+    """AdamW with a linear decay over batches of texts of like length, from `start` if given."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    scaler = Scaler(examples)
-    net = Pointer(examples[0].features.shape[1])
-    optimizer = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=_DECAY)
+    if start is None:
+        net, scaler = Pointer(examples[0].features.shape[1]), Scaler(examples)
+    else:
+        net, scaler = copy.deepcopy(start[0]), start[1]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=_DECAY)
     order = sorted(range(len(examples)), key=lambda i: (min(_WINDOW, len(examples[i].tokens)), i))
     batches = [order[start : start + _ROWS] for start in range(0, len(order), _ROWS)]
     for epoch in range(epochs):
@@ -177,7 +189,7 @@ def fit(examples: Sequence[Example], epochs: int, seed: int) -> tuple[Pointer, S
         net.train()
         for number, chosen in enumerate(batches):
             for group in optimizer.param_groups:
-                group["lr"] = _RATE * (1 - (epoch + number / len(batches)) / epochs)
+                group["lr"] = rate * (1 - (epoch + number / len(batches)) / epochs)
             rows = [_cropped(examples[index], rng) for index in chosen]
             inputs = scaler.batch(rows)
             scores = net(*inputs)
@@ -215,7 +227,14 @@ def tensors(net: Pointer, scaler: Scaler, name: str) -> Arrays:
     return found
 
 
-def train(data_dir: Path, rarity: TermTable, seed: int, lang: Lang) -> Arrays:
-    """The tensors of `Pointer` for a language."""
-    net, scaler = fit(load(data_dir, lang, rarity, seed), _EPOCHS[lang], seed)
-    return tensors(net, scaler, f"answer.{lang}")
+def train(data_dir: Path, rarity: TermTable, seed: int) -> Arrays:
+    """One Chinese network, and English ones whose mean counts: alone, and from the Chinese one."""
+    chinese, english = (load(data_dir, lang, rarity, seed) for lang in ("zh", "en"))
+    first = fit(chinese, _EPOCHS["zh"], seed)
+    found = tensors(*first, "answer.zh.0")
+    found |= tensors(*fit(english, _EPOCHS["en"], seed), "answer.en.0")
+    for number, (share, rate, epochs) in enumerate(_CONTINUED, 1):
+        few = random.Random(seed + number).sample(chinese, int(share * len(chinese)))
+        net, scaler = fit(english + few, epochs, seed + number, rate=rate, start=first)
+        found |= tensors(net, scaler, f"answer.en.{number}")
+    return found

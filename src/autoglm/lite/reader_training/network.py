@@ -21,14 +21,13 @@ Loss = Callable[[Any, Any], Any]
 def fit(
     name: str,
     features: Floats,
-    batches: list[npt.NDArray[np.int64]] | None,
     loss: Loss,
     *,
     hidden: tuple[int, ...],
     epochs: int,
     seed: int,
 ) -> dict[str, npt.NDArray[Any]]:
-    """AdamW with a linear decay; `batches` None means random rows."""
+    """AdamW with a linear decay over random rows."""
     torch.manual_seed(seed)
     mean, spread = features.mean(0), features.std(0) + 1e-3
     inputs = torch.tensor((features - mean) / spread).clamp(-_LIMIT, _LIMIT)
@@ -40,10 +39,7 @@ def fit(
     optimizer = torch.optim.AdamW(net.parameters(), lr=_RATE, weight_decay=_DECAY)
     rng = np.random.default_rng(seed)
     for epoch in range(epochs):
-        if batches is None:
-            order = np.array_split(rng.permutation(len(inputs)), max(1, len(inputs) // _ROWS))
-        else:
-            order = [batches[index] for index in rng.permutation(len(batches))]
+        order = np.array_split(rng.permutation(len(inputs)), max(1, len(inputs) // _ROWS))
         for number, rows in enumerate(order):
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * (1 - (epoch + number / len(order)) / epochs)

@@ -28,39 +28,62 @@ _SOURCES_EN = (
 _CHARS, _CHARS_PER_QUESTION, _PER_DOCUMENT = 4_000_000, 1500, 150
 _CONTEXT_CHARS = 1100
 _MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
-_ASKS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
+_BEFORE = (
+    r"\b(?:is|are|was|were|be|as|of|in|by|for|with|to|from|that|into|on|include|includes|including"
+    r"|called|has|had|have|became|become|provides?|uses?|used|between|through|about|against|like)"
+)
+_AFTER = (
+    r"(?=[,.;:)]| (?:is|are|was|were|as|in|by|for|with|to|from|that|which|who|on|but|when|if)\b)"
+)
+_WHAT = (
+    "What",
+    "What is",
+    "What was",
+    "What did",
+    "What does",
+    "Which",
+    "What kind of",
+    "What type of",
+)
+# What may be missing (the first group, if there is one), how it is asked for, and how often.
+_ASKS: tuple[tuple[re.Pattern[str], tuple[str, ...], float], ...] = (
     (
         re.compile(
             rf"\b(?:(?:{_MONTHS}) \d{{1,2}}(?:, \d{{4}})?|(?:{_MONTHS}) \d{{4}}|(?:1[5-9]"
             rf"|20)\d\d)\b"
         ),
         ("When", "In what year", "What year", "When was", "On what date"),
+        1.5,
     ),
     (
         re.compile(
-            r"\$?\b\d[\d,.]*(?:%| percent| million| billion)?(?= [a-z])|\b(?:two|three|four|five"
-            r"|six|ten|twenty)\b(?= [a-z])"
+            r"\$?\b\d[\d,.]*(?:%| percent| million| billion)?(?= [a-z])"
+            r"|\b(?:two|three|four|five|six|ten|twenty)\b(?= [a-z])"
         ),
         ("How many", "How much", "What percentage", "How many"),
+        1.5,
     ),
     (
         re.compile(
             r"(?<=[a-z,] )(?:Mr\. |Mrs\. |Dr\. |Sir )?(?:[A-Z][a-z]+ ){0,3}[A-Z][a-z]+(?=[ ,.])"
         ),
-        ("Who", "What", "Which", "Where", "What is the name of", "Who was"),
+        ("Who", "What", "Which", "Where", "What is the name of", "Who was", "What company"),
+        3.0,
     ),
+    (re.compile(rf"{_BEFORE} (?:the |an? )?(\w[\w'-]*(?: [\w'-]+){{0,6}}?){_AFTER}"), _WHAT, 4.0),
+    (re.compile(rf"{_BEFORE} (?:the |an? )?(\w[\w'-]*(?: [\w'-]+){{1,7}})(?=[,.;:])"), _WHAT, 2.5),
     (
         re.compile(
-            r"(?:(?<= the )|(?<= an ))(?:[a-z]+(?:ed|al|ic|ive|ous|ary|ent)? )?[a-z]{4,}(?:tion"
-            r"|ment|ness|ity|ers?|ies|s|ing)?(?=[,.] |\.$| of | and | that )"
+            r"^(?:The |An? )?([\w'-]+(?: [\w'-]+){0,4}?)(?= (?:is|are|was|were|has|had|can|will"
+            r"|may)\b)"
         ),
-        ("What", "What kind of", "Which", "What does", "What type of"),
+        (*_WHAT, "Who"),
+        1.5,
     ),
-    (re.compile(r"(?<=because )[^,.;]{10,70}(?=[,.;])"), ("Why", "Why did", "Why is")),
-    (re.compile(r"(?<= by )[a-z]+ing [^,.;]{5,50}(?=[,.;])"), ("How", "How does")),
+    (re.compile(r"\bbecause (?:of )?([^,.;]{10,70})(?=[,.;])"), ("Why", "Why did", "Why is"), 1.0),
+    (re.compile(r" by ([a-z]+ing [^,.;]{5,50})(?=[,.;])"), ("How", "How does", "How did"), 0.7),
 )
-_WEIGHTS = (2.0, 2.0, 4.0, 3.0, 1.0, 0.7)
-_KEPT_CONTENT, _KEPT_STOP = 0.62, 0.35
+_KEPT_CONTENT, _KEPT_STOP, _STRANGE = 0.55, 0.35, 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +140,7 @@ def _friends(data_dir: Path) -> Iterator[Question]:
 
 
 def _made(data_dir: Path, rng: random.Random) -> Iterator[Question]:
+    strange: list[str] = []
     for source in TEXT_SOURCES:
         if source.name not in _SOURCES_EN:
             continue
@@ -128,38 +152,50 @@ def _made(data_dir: Path, rng: random.Random) -> Iterator[Question]:
             for _ in range(min(_PER_DOCUMENT, 1 + len(document) // _CHARS_PER_QUESTION)):
                 start = rng.randrange(max(1, len(document) - _CONTEXT_CHARS))
                 start = document.find(" ", start) + 1
-                made = _make(clean_line(document[start : start + _CONTEXT_CHARS]), rng)
+                text = clean_line(document[start : start + _CONTEXT_CHARS])
+                made = _make(text, rng, strange)
                 if made:
                     yield made
 
 
-def _make(text: str, rng: random.Random) -> Question | None:
-    asks = rng.choices(_ASKS, _WEIGHTS)[0]
+def _make(text: str, rng: random.Random, strange: list[str]) -> Question | None:
+    """A question about a sentence of the text; `strange` are words of other texts."""
+    pattern, asks, _ = rng.choices(_ASKS, [weight for *_, weight in _ASKS])[0]
     candidates = [
         (sentence, match)
         for sentence in sentences(text, "en")[1:-1]
         if 50 < len(sentence) < 320
-        for match in asks[0].finditer(sentence)
+        for match in pattern.finditer(sentence)
+        if _may_be_asked(match[match.re.groups])
     ]
     if not candidates:
         return None
     sentence, match = rng.choice(candidates)
-    rest = f"{sentence[: match.start()]} {sentence[match.end() :]}"
+    begin, end = match.span(match.re.groups)
     # Far words are asked less often than near ones.
     cut = rng.randrange(40, 200)
-    left = sentence[max(0, match.start() - cut) : match.start()].partition(" ")[2] or ""
-    rest = f"{left} {sentence[match.end() : match.end() + cut].rpartition(' ')[0]}"
-    words = re.findall(r"[\w'-]+", rest)
-    kept = [
-        w
-        for w in words
-        if rng.random() < (_KEPT_STOP if w.lower() in STOP_WORDS else _KEPT_CONTENT)
-    ]
+    left = sentence[max(0, begin - cut) : begin].partition(" ")[2]
+    found = re.findall(r"[\w'-]+", f"{left} {sentence[end : end + cut].rpartition(' ')[0]}")
+    kept = [word for word in found if rng.random() < _share(word)]
+    strange += found[:3]
     if sum(word.lower() not in STOP_WORDS for word in kept) < 2:
         return None
     if rng.random() < 0.3:
         half = rng.randrange(len(kept))
         kept = kept[half:] + kept[:half]
-    question = f"{rng.choice(asks[1])} {' '.join(kept)}?"
-    start = text.find(sentence) + match.start()
-    return Question(question, text, match[0], start)
+    # Words that the text lacks, as people ask with words of their own.
+    kept = [rng.choice(strange) if rng.random() < _STRANGE else word for word in kept]
+    question = f"{rng.choice(asks)} {' '.join(kept)}?"
+    return Question(question, text, sentence[begin:end], text.find(sentence) + begin)
+
+
+def _may_be_asked(answer: str) -> bool:
+    """Whether it says something: no pronoun, and no verb or adverb alone."""
+    words = answer.lower().split()
+    return not STOP_WORDS.issuperset(words) and (
+        len(words) > 1 or not words[0].endswith(("ed", "ly", "ing"))
+    )
+
+
+def _share(word: str) -> float:
+    return _KEPT_STOP if word.lower() in STOP_WORDS else _KEPT_CONTENT

@@ -82,7 +82,7 @@ def train(data_dir: Path, rarity: TermTable, seed: int) -> Arrays:
     def loss(outputs: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return (weights[rows] * (outputs[:, 0] - wanted[rows]) ** 2).mean()
 
-    found = fit("sentence", x[kept], None, loss, hidden=_HIDDEN, epochs=_EPOCHS, seed=seed)
+    found = fit("sentence", x[kept], loss, hidden=_HIDDEN, epochs=_EPOCHS, seed=seed)
     return found | {"length": _lengths(lengths, data_dir)}
 
 
@@ -93,9 +93,18 @@ def _lengths(
 
     Chinese lengths have the slope of English ones and the mean of VCSum's whole summaries.
     """
-    pairs = [np.array(found[is_query]) for is_query in (False, True)]
-    rows = [np.polyfit(pair[:, 0], pair[:, 1], 1) for pair in pairs]
+    rows = [_line(np.array(found[is_query])) for is_query in (False, True)]
     written = [np.log(len(r["summary"])) for r in read_records(data_dir, "vcsum")]
     for slope, _ in rows[:2]:
         rows.append(np.array([slope, np.mean(written) - slope * np.log(_MEETING_CHARS_ZH)]))
     return np.array(rows, dtype=np.float32)
+
+
+def _line(
+    pairs: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Slope and start of the line nearest to the pairs; flat when they do not tell."""
+    middle = pairs.mean(0)
+    apart = pairs - middle
+    slope = (apart[:, 0] * apart[:, 1]).sum() / ((apart[:, 0] ** 2).sum() + 1e-6)
+    return np.array([slope, middle[1] - slope * middle[0]])
