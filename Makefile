@@ -181,6 +181,26 @@ bench-peers: build $(VENV)/.requirements-bench ## ours and other engines interle
 try-clients: build $(VENV)/.requirements-test ## lm-eval against the service, and the phone agent: PHONE_AGENT=DIR
 	$(BIN)/python benchmarks/lm_eval_service.py --venv build/lm-eval
 	$(if $(PHONE_AGENT),$(BIN)/python benchmarks/phone_agent.py --agent $(PHONE_AGENT))
+CONV_OUT ?= build/conv
+
+bench-conv: build $(VENV)/.requirements-bench-conv ## train, prune and quantise a ResNet: CIFAR10=DIR of train.tar.zst, test.tar.zst
+	@test -n "$(CIFAR10)" || { echo "autoglm: name the directory of the images: CIFAR10=DIR" >&2; exit 2; }
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/conv_networks.py --train $(CIFAR10)/train.tar.zst \
+		--test $(CIFAR10)/test.tar.zst --out $(CONV_OUT)
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/conv_compression.py --networks $(CONV_OUT) \
+		--train $(CIFAR10)/train.tar.zst --test $(CIFAR10)/test.tar.zst $(ARGS)
+
+bench-compression: build $(VENV)/.requirements-bench ## recipes on one checkpoint: ARGS="--checkpoint DIR --calibration FILE --text FILE"
+	$(BIN)/python benchmarks/compression.py $(ARGS)
+
+bench-bounded: build ## compress 20 GB of random experts under a cap of 6 GiB (root; 26 GB of disk in WORK)
+	PYTHONPATH=benchmarks $(BIN)/python benchmarks/bounded_compression.py --work $(or $(WORK),build/bounded) $(ARGS)
+
+bench-kernels: $(VENV)/.tools ## sparse int8 against dense, from memory, then all kernels: ARGS="threads rows cols"
+	@mkdir -p build; $(configure) -DAUTOGLM_BENCH=ON -S . -B build/bench >build/bench.log
+	$(BIN)/cmake --build build/bench --target bench_gemm bench_sparse
+	build/bench/bench_sparse $(or $(ARGS),2 4096 4096)
+	build/bench/bench_gemm $(or $(ARGS),2 4096 4096)
 
 bench-moe: build ## stream the experts of a model larger than its memory cap (8 GB of disk)
 	$(BIN)/python benchmarks/moe_streaming.py $(ARGS)

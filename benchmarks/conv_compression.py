@@ -79,7 +79,8 @@ def measured(directory: Path, work: Path, train: Images, test: Images) -> list[R
     calibration = work / "calibration.npy"
     step = len(train.labels) // NUM_CALIBRATION
     np.save(calibration, inputs(train.pixels[::step]))
-    names = [(network, recipe) for network in NETWORKS for recipe in (PLAIN, FUSED, INT8)]
+    trained = [network for network in NETWORKS if (directory / f"{network}.onnx").exists()]
+    names = [(network, recipe) for network in trained for recipe in (PLAIN, FUSED, INT8)]
     paths = []
     for network, recipe in names:
         path = directory / f"{network}.onnx"
