@@ -176,11 +176,10 @@ bench-peers: build $(VENV)/.requirements-bench ## ours and other engines interle
 	$(BIN)/python benchmarks/bench_peers.py $(if $(PEERS),--home $(PEERS)) $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
-	$(BIN)/mypy benchmarks/*.py benchmarks/peers/*.py benchmarks/resnet/*.py benchmarks/serving/*.py tools/*.py
-
 try-clients: build $(VENV)/.requirements-test ## lm-eval against the service, and the phone agent: PHONE_AGENT=DIR
 	$(BIN)/python benchmarks/lm_eval_service.py --venv build/lm-eval
 	$(if $(PHONE_AGENT),$(BIN)/python benchmarks/phone_agent.py --agent $(PHONE_AGENT))
+
 CONV_OUT ?= build/conv
 
 bench-conv: build $(VENV)/.requirements-bench-conv ## train, prune and quantise a ResNet: CIFAR10=DIR of train.tar.zst, test.tar.zst
