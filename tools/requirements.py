@@ -1,9 +1,11 @@
 """Print the requirements that pyproject.toml states for one purpose, one a line.
 
 The Makefile installs them apart from the package, so that a source change rebuilds that alone.
+An extra that names others, as "autoglm[serve,vault]", brings theirs.
 Usage: requirements.py {build,runtime,EXTRA}...
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -16,7 +18,16 @@ def requirements(pyproject: dict[str, Any], purpose: str) -> list[str]:
         return list(pyproject["build-system"]["requires"])
     if purpose == "runtime":
         return list(pyproject["project"]["dependencies"])
-    return list(pyproject["project"]["optional-dependencies"][purpose])
+    own_extras = re.compile(rf"{pyproject['project']['name']}\[([\w,-]+)\]")
+    found: list[str] = []
+    for stated in pyproject["project"]["optional-dependencies"][purpose]:
+        extras = own_extras.fullmatch(stated)
+        if extras is None:
+            found.append(stated)
+        else:
+            for extra in extras[1].split(","):
+                found += requirements(pyproject, extra)
+    return list(dict.fromkeys(found))
 
 
 def main(purposes: list[str]) -> int:

@@ -134,30 +134,110 @@ inline void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int 
   }
 }
 
-// One 64-column group of half an int4 tile (8 rows) to the I8 layout.
-inline void unpack_half_tile(const uint8_t* tile, const uint8_t* scales, int shift, int8_t* out) {
-  const __m256i nibble_mask = _mm256_set1_epi8(15);
-  const __m256i wide = load_scales(scales);
-  const __m256i scale = _mm256_or_si256(wide, _mm256_slli_epi32(wide, 16));
-  const __m256i offset = _mm256_mullo_epi16(_mm256_set1_epi16(0x0808), scale);
-  for (int k = 0; k < 16; ++k) {
-    const __m256i bytes = _mm256_srli_epi16(load_bytes(tile + k * 64), shift);
-    const __m256i product = _mm256_mullo_epi16(_mm256_and_si256(bytes, nibble_mask), scale);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + k * 64), _mm256_sub_epi8(product, offset));
+// Half (8 rows) of the bytes of 64 columns of an unpacked block.
+inline const int8_t* half_group(const int8_t* panel, size_t block_bytes, int g, int half) {
+  return panel + half / 2 * block_bytes + static_cast<size_t>(g) * kGroupSize * kRowBlock +
+         half % 2 * 32;
+}
+
+// Dots of 64 columns, before the offset and the scales of the group. Eight products of a nibble and
+// a code fit 16 bits.
+template <int kRows, int kHalves>
+inline void dot_nibble_group(const int8_t* const (&weights)[kHalves],
+                             const int8_t* const (&codes)[kRows], __m256i (&dots)[kRows][kHalves]) {
+  constexpr int kRowBytes = 4 * kRowBlock;  // of 4 columns
+  for (int k = 0; k < 16; k += 8) {
+    __m256i words[kRows][kHalves];
+    AUTOGLM_UNROLL
+    for (auto& row : words) {
+      AUTOGLM_UNROLL
+      for (__m256i& word : row) word = _mm256_setzero_si256();
+    }
+    for (int i = k; i < k + 8; ++i) {
+      __m256i quads[kRows];
+      AUTOGLM_UNROLL
+      for (int r = 0; r < kRows; ++r) quads[r] = splat_quad(codes[r] + 4 * i);
+      AUTOGLM_UNROLL
+      for (int h = 0; h < kHalves; ++h) {
+        const __m256i nibbles = load_bytes(weights[h] + i * kRowBytes);
+        AUTOGLM_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          words[r][h] = _mm256_add_epi16(words[r][h], _mm256_maddubs_epi16(nibbles, quads[r]));
+        }
+      }
+    }
+    AUTOGLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      AUTOGLM_UNROLL
+      for (int h = 0; h < kHalves; ++h) {
+        const __m256i sum = widen_pairs(words[r][h]);
+        dots[r][h] = k == 0 ? sum : _mm256_add_epi32(dots[r][h], sum);
+      }
+    }
   }
 }
 
-inline void unpack_block(const PackedMatrix& w, int block, int8_t* out) {
+// kBlocks blocks of int4 as unpacked nibbles.
+template <int kRows, int kBlocks>
+inline void dot_nibble_panel(const PackedMatrix& w, int block, const int8_t* panel,
+                             const PackedRows& x, int first_row,
+                             int32_t (&sums)[kRows][kBlocks][16]) {
+  constexpr int kHalves = 2 * kBlocks;
   const int num_groups = w.padded_cols / kGroupSize;
-  const auto* weight = reinterpret_cast<const uint8_t*>(w.weight) +
-                       block * row_block_bytes(WeightType::kI4, w.padded_cols);
-  const uint8_t* scales = w.group_scale + static_cast<size_t>(block) * num_groups * kRowBlock;
+  const size_t block_bytes = static_cast<size_t>(kRowBlock) * w.padded_cols;
+  const size_t scale_bytes = static_cast<size_t>(num_groups) * kRowBlock;
+  __m256i totals[kRows][kHalves] = {};
   for (int g = 0; g < num_groups; ++g) {
-    const uint8_t* tile = weight + static_cast<size_t>(g / 2) * 1024;
-    int8_t* to = out + static_cast<size_t>(g) * 1024;
-    const int shift = g % 2 == 0 ? 0 : 4;
-    unpack_half_tile(tile, scales + g * kRowBlock, shift, to);
-    unpack_half_tile(tile + 32, scales + g * kRowBlock + 8, shift, to + 32);
+    const int8_t* weights[kHalves];
+    const int8_t* codes[kRows];
+    for (int h = 0; h < kHalves; ++h) weights[h] = half_group(panel, block_bytes, g, h);
+    for (int r = 0; r < kRows; ++r) codes[r] = plane_row(x, first_row + r) + g * kGroupSize;
+    __m256i dots[kRows][kHalves];
+    dot_nibble_group<kRows, kHalves>(weights, codes, dots);
+    AUTOGLM_UNROLL
+    for (int h = 0; h < kHalves; ++h) {
+      const __m256i scale =
+          load_scales(w.group_scale + (block + h / 2) * scale_bytes + g * kRowBlock + h % 2 * 8);
+      AUTOGLM_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const int32_t sum = x.group_sum[static_cast<size_t>(first_row + r) * num_groups + g];
+        const __m256i dot = _mm256_sub_epi32(dots[r][h], _mm256_set1_epi32(8 * sum));
+        totals[r][h] = _mm256_add_epi32(totals[r][h], _mm256_mullo_epi32(dot, scale));
+      }
+    }
+  }
+  AUTOGLM_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    AUTOGLM_UNROLL
+    for (int h = 0; h < kHalves; ++h) {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(sums[r][h / 2]) + h % 2, totals[r][h]);
+    }
+  }
+}
+
+template <int kRows, int kBlocks>
+inline void dot_unpacked(const PackedMatrix& w, int block, const int8_t* panel, const PackedRows& x,
+                         int first_row, int32_t (&sums)[kRows][kBlocks][16]) {
+  if (w.type == WeightType::kI4) {
+    dot_nibble_panel<kRows, kBlocks>(w, block, panel, x, first_row, sums);
+  } else {
+    dot_panel<kRows, kBlocks>(panel, x, first_row, sums);
+  }
+}
+
+// The nibbles of a block as bytes in the I8 layout. Their scales come later: products of nibbles
+// need no care for signs, and eight of them fit 16 bits.
+inline void unpack_block(const PackedMatrix& w, int block, int8_t* out) {
+  const __m256i nibble_mask = _mm256_set1_epi8(15);
+  const size_t block_bytes = row_block_bytes(WeightType::kI4, w.padded_cols);
+  const auto* weight = reinterpret_cast<const uint8_t*>(w.weight) + block * block_bytes;
+  for (size_t at = 0; at < block_bytes; at += 1024) {
+    for (size_t i = at; i < at + 1024; i += 32) {
+      const __m256i bytes = load_bytes(weight + i);
+      auto* low = reinterpret_cast<__m256i*>(out + at + i);
+      _mm256_storeu_si256(low, _mm256_and_si256(bytes, nibble_mask));
+      _mm256_storeu_si256(low + 32, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble_mask));
+    }
   }
 }
 

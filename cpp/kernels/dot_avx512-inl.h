@@ -151,6 +151,13 @@ inline void dot_panel(const int8_t* panel, const PackedRows& x, int first_row,
   }
 }
 
+// Int4 is unpacked to the I8 layout, scales included.
+template <int kRows, int kBlocks>
+inline void dot_unpacked(const PackedMatrix&, int, const int8_t* panel, const PackedRows& x,
+                         int first_row, int32_t (&sums)[kRows][kBlocks][16]) {
+  dot_panel<kRows, kBlocks>(panel, x, first_row, sums);
+}
+
 template <int kRows, int kBlocks>
 inline void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_row,
                      int32_t (&sums)[kRows][kBlocks][16]) {

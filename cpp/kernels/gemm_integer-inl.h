@@ -2,8 +2,9 @@
 //   dot_rows<kRows, kBlocks>(w, x, block, first_row, sums): int32 dots of kRows plane rows with
 //   kBlocks
 //     row blocks straight from the packed matrix; sums is [kRows][kBlocks][16];
-//   dot_panel<kRows, kBlocks>(panel, x, first_row, sums): the same from blocks unpacked to the I8
-//   layout; kHasAvx512; unpack_block(w, block, panel): one int4 block to the I8 layout;
+//   unpack_block(w, block, panel): one int4 block with a byte for each weight;
+//   dot_unpacked<kRows, kBlocks>(w, block, panel, x, first_row, sums): the same dots from blocks of
+//   bytes, unpacked int4 or int8 as they are; kHasAvx512;
 //   kMostBlocks, kMostRows: blocking for many rows.
 // All integer arithmetic is exact, so every path and every blocking gives the same outputs.
 #pragma once
@@ -61,7 +62,7 @@ template <int kRows, int kBlocks>
 void panel_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
                 const int8_t* panel, int first_row) {
   alignas(64) int32_t sums[kRows][kBlocks][16];
-  dot_panel<kRows, kBlocks>(panel, x, first_row, sums);
+  dot_unpacked<kRows, kBlocks>(w, block, panel, x, first_row, sums);
   write_integer_outputs<kRows, kBlocks>(w, x, y, block, first_row, sums);
 }
 
