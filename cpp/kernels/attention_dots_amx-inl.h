@@ -21,7 +21,11 @@ inline F32x16 load_plane_dots(const float* dots, const Combine& combine) {
   return {
       _mm512_cvtepi32_ps(combine(_mm512_load_si512(dots), _mm512_load_si512(dots + kPlaneFloats)))};
 }
-inline F32x16 load_key_dots(const float* dots) { return load_plane_dots(dots, combine_query_dots); }
+template <int kPlanes>
+inline F32x16 load_key_dots(const float* dots) {
+  if constexpr (kPlanes == 1) return {_mm512_cvtepi32_ps(_mm512_load_si512(dots))};
+  return load_plane_dots(dots, combine_query_dots);
+}
 inline F32x16 load_value_dots(const float* dots) {
   return load_plane_dots(dots, combine_weight_dots);
 }
@@ -42,24 +46,54 @@ inline void store_plane_sums(float* tiles, int num_tiles) {
   _tile_stored(3, tiles + kDotTileFloats + kPlaneFloats, 64);
 }
 
-void dot_keys(const Int8AttentionState& state, const KeyBlock& block) {
+// 32 keys at a time with both planes of the queries.
+void dot_keys_two_planes(const Int8AttentionState& state, const int8_t* page) {
   const size_t plane = static_cast<size_t>(kAttentionRows) * state.key_dim;
-  for (int page = 0; page < block.num_pages; ++page) {
-    for (int t = 0; t < kPageTokens; t += 32) {
-      zero_plane_sums();
-      for (int d = 0; d < state.key_dim; d += 64) {
-        const int8_t* keys = block.keys[page] + d * kPageTokens + t * 4;
-        _tile_loadd(4, state.query_codes + d, state.key_dim);
-        _tile_loadd(6, keys, 4 * kPageTokens);
-        _tile_dpbssd(0, 4, 6);
-        _tile_loadd(5, state.query_codes + plane + d, state.key_dim);
-        _tile_dpbssd(1, 5, 6);
-        _tile_loadd(7, keys + 64, 4 * kPageTokens);
-        _tile_dpbssd(2, 4, 7);
-        _tile_dpbssd(3, 5, 7);
-      }
-      store_plane_sums(dot_tile_row(state.scores, 0, page * kPageTokens + t), 2);
+  for (int t = 0; t < kPageTokens; t += 32) {
+    zero_plane_sums();
+    for (int d = 0; d < state.key_dim; d += 64) {
+      const int8_t* keys = page + d * kPageTokens + t * 4;
+      _tile_loadd(4, state.query_codes + d, state.key_dim);
+      _tile_loadd(6, keys, 4 * kPageTokens);
+      _tile_dpbssd(0, 4, 6);
+      _tile_loadd(5, state.query_codes + plane + d, state.key_dim);
+      _tile_dpbssd(1, 5, 6);
+      _tile_loadd(7, keys + 64, 4 * kPageTokens);
+      _tile_dpbssd(2, 4, 7);
+      _tile_dpbssd(3, 5, 7);
     }
+    store_plane_sums(dot_tile_row(state.dots, 0, t), 2);
+  }
+}
+
+// A page at once with the low plane, which holds the codes where the high one is not needed.
+void dot_keys_one_plane(const Int8AttentionState& state, const int8_t* page) {
+  const int8_t* codes = state.query_codes + static_cast<size_t>(kAttentionRows) * state.key_dim;
+  zero_plane_sums();
+  for (int d = 0; d < state.key_dim; d += 64) {
+    const int8_t* keys = page + d * kPageTokens;
+    _tile_loadd(4, codes + d, state.key_dim);
+    _tile_loadd(5, keys, 4 * kPageTokens);
+    _tile_dpbssd(0, 4, 5);
+    _tile_loadd(6, keys + 64, 4 * kPageTokens);
+    _tile_dpbssd(1, 4, 6);
+    _tile_loadd(7, keys + 128, 4 * kPageTokens);
+    _tile_dpbssd(2, 4, 7);
+    _tile_loadd(5, keys + 192, 4 * kPageTokens);
+    _tile_dpbssd(3, 4, 5);
+  }
+  float* tiles = dot_tile_row(state.dots, 0, 0);
+  _tile_stored(0, tiles, 64);
+  _tile_stored(1, tiles + kDotTileFloats, 64);
+  _tile_stored(2, tiles + 2 * kDotTileFloats, 64);
+  _tile_stored(3, tiles + 3 * kDotTileFloats, 64);
+}
+
+void dot_keys(const Int8AttentionState& state, const int8_t* page) {
+  if (state.query_planes == 1) {
+    dot_keys_one_plane(state, page);
+  } else {
+    dot_keys_two_planes(state, page);
   }
 }
 
@@ -81,7 +115,7 @@ void dot_values(const Int8AttentionState& state, const KeyBlock& block) {
       _tile_dpbusd(2, 4, 7);
       _tile_dpbusd(3, 5, 7);
     }
-    store_plane_sums(dot_tile_row(state.value_dots, 0, d), num_tiles);
+    store_plane_sums(dot_tile_row(state.dots, 0, d), num_tiles);
   }
 }
 

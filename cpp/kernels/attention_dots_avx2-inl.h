@@ -12,10 +12,14 @@ constexpr float kWeightSteps = 32640.0f;  // largest code of a softmax weight
 
 struct DotScope {};
 
-inline F32x16 load_key_dots(const float* dots) {
+inline F32x16 load_value_dots(const float* dots) {
   return from_int32(reinterpret_cast<const int32_t*>(dots));
 }
-inline F32x16 load_value_dots(const float* dots) { return load_key_dots(dots); }
+// Codes of one plane are small codes of two.
+template <int kPlanes>
+inline F32x16 load_key_dots(const float* dots) {
+  return load_value_dots(dots);
+}
 
 inline void store_code_words(int16_t* p, F32x16 code) {
   const __m256i words =
@@ -64,15 +68,12 @@ inline void store_dots(const __m256i (&sums)[4], void* out) {
   }
 }
 
-void dot_keys(const Int8AttentionState& state, const KeyBlock& block) {
+void dot_keys(const Int8AttentionState& state, const int8_t* keys) {
   for (int r = 0; r < state.num_rows; ++r) {
-    for (int page = 0; page < block.num_pages; ++page) {
-      for (int t = 0; t < kPageTokens; t += 16) {
-        __m256i sums[4] = {};
-        add_dots(block.keys[page] + 4 * t, 4 * kPageTokens, query_words(state, r),
-                 state.key_dim / 4, sums);
-        store_dots(sums, dot_tile_row(state.scores, r, page * kPageTokens + t));
-      }
+    for (int t = 0; t < kPageTokens; t += 16) {
+      __m256i sums[4] = {};
+      add_dots(keys + 4 * t, 4 * kPageTokens, query_words(state, r), state.key_dim / 4, sums);
+      store_dots(sums, dot_tile_row(state.dots, r, t));
     }
   }
 }
@@ -86,7 +87,7 @@ void dot_values(const Int8AttentionState& state, const KeyBlock& block) {
         add_dots(block.values[page] + 4 * d, stride, weight_words(state, r) + page * kPageTokens,
                  kPageTokens / 4, sums);
       }
-      store_dots(sums, dot_tile_row(state.value_dots, r, d));
+      store_dots(sums, dot_tile_row(state.dots, r, d));
     }
   }
 }

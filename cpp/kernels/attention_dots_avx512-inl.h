@@ -10,10 +10,14 @@ namespace {
 
 struct DotScope {};
 
-inline F32x16 load_key_dots(const float* dots) {
+inline F32x16 load_value_dots(const float* dots) {
   return from_int32(reinterpret_cast<const int32_t*>(dots));
 }
-inline F32x16 load_value_dots(const float* dots) { return load_key_dots(dots); }
+// Codes of one plane are small codes of two.
+template <int kPlanes>
+inline F32x16 load_key_dots(const float* dots) {
+  return load_value_dots(dots);
+}
 
 inline __m512i splat_code_quad(const int8_t* codes) {
   int32_t quad;
@@ -31,7 +35,7 @@ inline __m512i key_offset(const int8_t* codes, int key_dim) {
 }
 
 template <int kRows>
-void dot_keys_rows(const Int8AttentionState& state, const KeyBlock& block, int first) {
+void dot_keys_rows(const Int8AttentionState& state, const int8_t* page, int first) {
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
   const int8_t* codes[2 * kRows];  // high and low plane of each row
   __m512i offsets[2 * kRows];
@@ -40,38 +44,35 @@ void dot_keys_rows(const Int8AttentionState& state, const KeyBlock& block, int f
     codes[i] = state.query_codes + (i % 2 * kAttentionRows + first + i / 2) * state.key_dim;
     offsets[i] = key_offset(codes[i], state.key_dim);
   }
-  for (int page = 0; page < block.num_pages; ++page) {
-    for (int t = 0; t < kPageTokens; t += 32) {
-      const int8_t* keys = block.keys[page] + t * 4;
-      __m512i sums[2 * kRows][2];
+  for (int t = 0; t < kPageTokens; t += 32) {
+    const int8_t* keys = page + t * 4;
+    __m512i sums[2 * kRows][2];
+    AUTOGLM_UNROLL
+    for (int i = 0; i < 2 * kRows; ++i) sums[i][0] = sums[i][1] = offsets[i];
+    for (int d = 0; d < state.key_dim; d += 4, keys += 4 * kPageTokens) {
+      const __m512i k0 = _mm512_xor_si512(_mm512_loadu_si512(keys), sign);
+      const __m512i k1 = _mm512_xor_si512(_mm512_loadu_si512(keys + 64), sign);
       AUTOGLM_UNROLL
-      for (int i = 0; i < 2 * kRows; ++i) sums[i][0] = sums[i][1] = offsets[i];
-      for (int d = 0; d < state.key_dim; d += 4, keys += 4 * kPageTokens) {
-        const __m512i k0 = _mm512_xor_si512(_mm512_loadu_si512(keys), sign);
-        const __m512i k1 = _mm512_xor_si512(_mm512_loadu_si512(keys + 64), sign);
-        AUTOGLM_UNROLL
-        for (int i = 0; i < 2 * kRows; ++i) {
-          const __m512i q = splat_code_quad(codes[i] + d);
-          sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], k0, q);
-          sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], k1, q);
-        }
+      for (int i = 0; i < 2 * kRows; ++i) {
+        const __m512i q = splat_code_quad(codes[i] + d);
+        sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], k0, q);
+        sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], k1, q);
       }
-      AUTOGLM_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        for (int half = 0; half < 2; ++half) {
-          const __m512i dots = combine_query_dots(sums[2 * r][half], sums[2 * r + 1][half]);
-          const int key = page * kPageTokens + t + 16 * half;
-          _mm512_storeu_si512(dot_tile_row(state.scores, first + r, key), dots);
-        }
+    }
+    AUTOGLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      for (int half = 0; half < 2; ++half) {
+        const __m512i dots = combine_query_dots(sums[2 * r][half], sums[2 * r + 1][half]);
+        _mm512_storeu_si512(dot_tile_row(state.dots, first + r, t + 16 * half), dots);
       }
     }
   }
 }
 
-void dot_keys(const Int8AttentionState& state, const KeyBlock& block) {
+void dot_keys(const Int8AttentionState& state, const int8_t* page) {
   int r = 0;
-  for (; r + 4 <= state.num_rows; r += 4) dot_keys_rows<4>(state, block, r);
-  for (; r < state.num_rows; ++r) dot_keys_rows<1>(state, block, r);
+  for (; r + 4 <= state.num_rows; r += 4) dot_keys_rows<4>(state, page, r);
+  for (; r < state.num_rows; ++r) dot_keys_rows<1>(state, page, r);
 }
 
 template <int kRows>
@@ -95,7 +96,7 @@ void dot_values_rows(const Int8AttentionState& state, const KeyBlock& block, int
   }
   AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    _mm512_storeu_si512(dot_tile_row(state.value_dots, first + r, d),
+    _mm512_storeu_si512(dot_tile_row(state.dots, first + r, d),
                         combine_weight_dots(sums[2 * r], sums[2 * r + 1]));
   }
 }

@@ -14,10 +14,14 @@ constexpr float kWeightSteps = 32512.0f;  // largest code of a softmax weight: 2
 
 struct DotScope {};
 
-inline F32x16 load_key_dots(const float* dots) {
+inline F32x16 load_value_dots(const float* dots) {
   return from_int32(reinterpret_cast<const int32_t*>(dots));
 }
-inline F32x16 load_value_dots(const float* dots) { return load_key_dots(dots); }
+// Codes of one plane are small codes of two.
+template <int kPlanes>
+inline F32x16 load_key_dots(const float* dots) {
+  return load_value_dots(dots);
+}
 
 inline void put_query_codes(const Int8AttentionState& state, int r, int d, F32x16 code) {
   const F32x16 high = round_even(code * splat(1.0f / kPlaneBase));
@@ -55,35 +59,33 @@ inline void row_planes(const int8_t* planes, int row_bytes, int first,
 }
 
 template <int kRows>
-void dot_keys_rows(const Int8AttentionState& state, const KeyBlock& block, int first) {
+void dot_keys_rows(const Int8AttentionState& state, const int8_t* page, int first) {
   constexpr int kQuads = byte_quads(2 * kRows);
   const int8_t* codes[2 * kRows];
   row_planes<kRows>(state.query_codes, state.key_dim, first, codes);
   const int32x4_t zero = vdupq_n_s32(0);
-  for (int page = 0; page < block.num_pages; ++page) {
-    for (int t = 0; t < kPageTokens; t += 4 * kQuads) {
-      int32x4_t sums[2 * kRows][kQuads];
+  for (int t = 0; t < kPageTokens; t += 4 * kQuads) {
+    int32x4_t sums[2 * kRows][kQuads];
+    AUTOGLM_UNROLL
+    for (int i = 0; i < 2 * kRows * kQuads; ++i) sums[i / kQuads][i % kQuads] = zero;
+    add_dots(page + 4 * t, 4 * kPageTokens, state.key_dim / 4, codes, sums);
+    AUTOGLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
       AUTOGLM_UNROLL
-      for (int i = 0; i < 2 * kRows * kQuads; ++i) sums[i / kQuads][i % kQuads] = zero;
-      add_dots(block.keys[page] + 4 * t, 4 * kPageTokens, state.key_dim / 4, codes, sums);
-      AUTOGLM_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        AUTOGLM_UNROLL
-        for (int i = 0; i < kQuads; ++i) {
-          const int base = static_cast<int>(kPlaneBase);
-          float* out = dot_tile_row(state.scores, first + r, page * kPageTokens + t + 4 * i);
-          vst1q_s32(reinterpret_cast<int32_t*>(out),
-                    vmlaq_n_s32(sums[2 * r + 1][i], sums[2 * r][i], base));
-        }
+      for (int i = 0; i < kQuads; ++i) {
+        const int base = static_cast<int>(kPlaneBase);
+        float* out = dot_tile_row(state.dots, first + r, t + 4 * i);
+        vst1q_s32(reinterpret_cast<int32_t*>(out),
+                  vmlaq_n_s32(sums[2 * r + 1][i], sums[2 * r][i], base));
       }
     }
   }
 }
 
-void dot_keys(const Int8AttentionState& state, const KeyBlock& block) {
+void dot_keys(const Int8AttentionState& state, const int8_t* page) {
   int r = 0;
-  for (; r + 2 <= state.num_rows; r += 2) dot_keys_rows<2>(state, block, r);
-  if (r < state.num_rows) dot_keys_rows<1>(state, block, r);
+  for (; r + 2 <= state.num_rows; r += 2) dot_keys_rows<2>(state, page, r);
+  if (r < state.num_rows) dot_keys_rows<1>(state, page, r);
 }
 
 template <int kRows>
@@ -104,7 +106,7 @@ void dot_values_rows(const Int8AttentionState& state, const KeyBlock& block, int
     for (int r = 0; r < kRows; ++r) {
       AUTOGLM_UNROLL
       for (int i = 0; i < kQuads; ++i) {
-        float* out = dot_tile_row(state.value_dots, first + r, d + 4 * i);
+        float* out = dot_tile_row(state.dots, first + r, d + 4 * i);
         vst1q_s32(reinterpret_cast<int32_t*>(out),
                   vaddq_s32(vshlq_n_s32(sums[2 * r][i], 8), sums[2 * r + 1][i]));
       }

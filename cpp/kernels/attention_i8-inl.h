@@ -1,13 +1,14 @@
 // Causal attention over the int8 KV cache, written once over F32x16 and exact integer dot products.
 //
-// Queries and softmax weights enter the dots with 15 bits or more, so that only the rounding of the
-// cache costs quality. Keys are weighed in blocks of 256 from the start of the sequence, so that a
-// row's arithmetic does not depend on which rows are beside it. The including file defines, before
-// it,
+// Softmax weights enter the dots with 15 bits or more, queries too or with 8, so that only the
+// rounding of the cache costs quality. Keys are weighed in blocks of 256 from the start of the
+// sequence, so that a row's arithmetic does not depend on which rows are beside it. The dots of a
+// page of keys become weights before those of the next are made, while they are in the first-level
+// cache. The including file defines, before it,
 //   put_query_codes, put_weight_codes: store 16 and 64 codes of a row in the layout its dots read;
 //   kWeightSteps: the largest code of a softmax weight;
-//   dot_keys, dot_values: dots of all rows with a block of keys or values;
-//   load_key_dots, load_value_dots: 16 of these dots as floats;
+//   dot_keys, dot_values: dots of all rows with a page of keys or a block of values;
+//   load_key_dots<kPlanes>, load_value_dots: 16 of these dots as floats;
 //   DotScope: what must live while dots are made.
 #pragma once
 
@@ -23,71 +24,140 @@ namespace {
 void quantize_query(const AttentionArgs& args, Int8AttentionState& state, int r, const float* q) {
   const int dim = args.kv.head_dim;
   const float largest = max_abs(q, dim);
-  const F32x16 inverse = splat(largest > 0.0f ? kTwoPlaneSteps / largest : 0.0f);
+  const float steps = state.query_planes == 2 ? kTwoPlaneSteps : kOnePlaneSteps;
+  const F32x16 inverse = splat(largest > 0.0f ? steps / largest : 0.0f);
+  F32x16 sum = splat(0.0f);
   for (int d = 0; d < state.key_dim; d += 16) {
-    put_query_codes(state, r, d, round_even(load_padded(q, d, dim) * inverse));
+    const F32x16 codes = round_even(load_padded(q, d, dim) * inverse);
+    put_query_codes(state, r, d, codes);
+    sum = sum + abs(codes);
   }
-  state.query_scale[r] = largest / kTwoPlaneSteps * args.scale * kLog2E;
+  state.query_scale[r] = largest / steps * args.scale * kLog2E;
+  state.reach[r] = 127.0f * reduce_add(sum) * state.query_scale[r];
 }
 
-// Calls body(entries, page, at, num) for the first `num_keys` entries of row r: `num` entries, 16
-// but at the end, from key `at` of a page on.
+// Calls body(at, num) for the first `num_keys` keys of a page: `num` keys, 16 but at the end, from
+// key `at` on.
 template <typename Body>
-inline void for_row_keys(const Int8AttentionState& state, int r, int num_keys, const Body& body) {
-  constexpr int kVectors = kPageTokens / 16;
-  float* tile = dot_tile_row(state.scores, r, 0);
-  for (int page = 0; page * kPageTokens < num_keys; ++page, tile += kVectors * kDotTileFloats) {
-    const int rest = num_keys - page * kPageTokens;
-    if (rest >= kPageTokens) {
-      AUTOGLM_UNROLL
-      for (int i = 0; i < kVectors; ++i) body(tile + i * kDotTileFloats, page, 16 * i, 16);
+inline void for_page_keys(int num_keys, const Body& body) {
+  if (num_keys >= kPageTokens) {
+    AUTOGLM_UNROLL
+    for (int at = 0; at < kPageTokens; at += 16) body(at, 16);
+  } else {
+    for (int at = 0; at < num_keys; at += 16) body(at, std::min(num_keys - at, 16));
+  }
+}
+
+// What a block of keys adds up to in each row, 16 keys at a time.
+struct BlockSums {
+  int num_keys[kAttentionRows];  // that the row sees
+  bool is_small[kAttentionRows];
+  F32x16 total[kAttentionRows];  // of the weights
+  F32x16 most[kAttentionRows];   // the largest score, then the largest weight
+};
+
+// Where a page of keys has its scales.
+struct PageScales {
+  const float* key;
+  const float* value;
+};
+
+// Scores of one row with a page from their dots, without the scale of the query.
+template <int kPlanes>
+void score_page(const Int8AttentionState& state, const PageScales& scales, int r, int num_keys,
+                float* scores, F32x16& most) {
+  const F32x16 lowest = splat(-INFINITY);
+  for_page_keys(num_keys, [&](int at, int num) {
+    const F32x16 dots = load_key_dots<kPlanes>(dot_tile_row(state.dots, r, at));
+    const F32x16 score = keep_first(dots * load(scales.key + at), num, lowest);
+    store(scores + at, score);
+    most = max(most, score);
+  });
+}
+
+// Softmax weights times the scales of the values, from score(at).
+template <typename Score>
+inline void weigh_page(const Int8AttentionState& state, const PageScales& scales, int r,
+                       int num_keys, float* weights, BlockSums& sums, const Score& score) {
+  const F32x16 query_scale = splat(state.query_scale[r]), shift = splat(-state.largest[r]);
+  const F32x16 zero = splat(0.0f);
+  F32x16 total = sums.total[r], most = sums.most[r];
+  for_page_keys(num_keys, [&](int at, int num) {
+    const F32x16 weight = keep_first(exp2_not_large(fma(score(at), query_scale, shift)), num, zero);
+    const F32x16 scaled = keep_first(weight * load(scales.value + at), num, zero);
+    total = total + weight;
+    store(weights + at, scaled);
+    most = max(most, scaled);
+  });
+  sums.total[r] = total;
+  sums.most[r] = most;
+}
+
+// No score of a row is further from zero than its reach times the largest scale of the keys.
+float largest_key_scale(const KeyBlock& block, int num_keys) {
+  F32x16 largest = splat(0.0f);
+  for (int key = 0; key < num_keys; key += 16) {
+    const F32x16 scale = load(block.key_scale[key / kPageTokens] + key % kPageTokens);
+    largest = max(largest, keep_first(scale, std::min(num_keys - key, 16), splat(0.0f)));
+  }
+  return reduce_max(largest);
+}
+
+// Shifts the weights of each row so that those of its `scores`, in powers of two, fit.
+void raise_largest(Int8AttentionState& state, F32x16 scores) {
+  const F32x16 before = load(state.largest);
+  const F32x16 now = max(before, scores);
+  const F32x16 shrink = exp2_not_large(before - now);
+  store(state.largest, now);
+  store(state.shrink, load(state.shrink) * shrink);
+  store(state.total, load(state.total) * shrink);
+}
+
+void begin_block(Int8AttentionState& state, const KeyBlock& block, int first_key, int end,
+                 BlockSums& sums) {
+  const int block_keys = end - first_key;
+  const float block_scale = largest_key_scale(block, block_keys);
+  alignas(64) float scores[kAttentionRows] = {};
+  for (int r = 0; r < state.num_rows; ++r) {
+    const int num_keys = std::max(std::min(state.num_keys[r], end) - first_key, 0);
+    const float key_scale =
+        num_keys == block_keys ? block_scale : largest_key_scale(block, num_keys);
+    sums.num_keys[r] = num_keys;
+    sums.is_small[r] = state.reach[r] * key_scale <= kSmallScore;
+    sums.total[r] = splat(0.0f);
+    sums.most[r] = splat(sums.is_small[r] ? 0.0f : -INFINITY);
+    scores[r] = sums.is_small[r] ? 0.0f : kNoScore;
+  }
+  std::fill_n(state.shrink, kAttentionRows, 1.0f);
+  raise_largest(state, load(scores));
+}
+
+// Turns the dots of a page into weights in rows of small scores, into scores in the others.
+template <int kPlanes>
+void take_page(const Int8AttentionState& state, const KeyBlock& block, int page, BlockSums& sums) {
+  const PageScales scales{block.key_scale[page], block.value_scale[page]};
+  for (int r = 0; r < state.num_rows; ++r) {
+    const int num_keys = sums.num_keys[r] - page * kPageTokens;
+    float* entries = weight_row(state, r) + page * kPageTokens;
+    if (sums.is_small[r]) {
+      weigh_page(state, scales, r, num_keys, entries, sums, [&](int at) {
+        return load_key_dots<kPlanes>(dot_tile_row(state.dots, r, at)) * load(scales.key + at);
+      });
     } else {
-      for (int i = 0; 16 * i < rest; ++i) {
-        body(tile + i * kDotTileFloats, page, 16 * i, std::min(rest - 16 * i, 16));
-      }
+      score_page<kPlanes>(state, scales, r, num_keys, entries, sums.most[r]);
     }
   }
 }
 
-// Scores of one row from its dots, without the scale of its query; returns the largest.
-float score_row(const Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
-  const F32x16 lowest = splat(-INFINITY);
-  F32x16 largest = lowest;
-  for_row_keys(state, r, num_keys, [&](float* entries, int page, int at, int num) {
-    const F32x16 dots = load_key_dots(entries);
-    const F32x16 score = keep_first(dots * load(block.key_scale[page] + at), num, lowest);
-    store(entries, score);
-    largest = max(largest, score);
-  });
-  return reduce_max(largest);
-}
-
-// Takes the largest scores of this block into account in all rows.
-void raise_largest(Int8AttentionState& state) {
-  const F32x16 before = load(state.largest);
-  const F32x16 now = max(before, load(state.peak) * load(state.query_scale));
-  const F32x16 shrink = exp2_negative(before - now);
-  store(state.largest, now);
-  store(state.shrink, shrink);
-  store(state.total, load(state.total) * shrink);
-}
-
-// Turns the scores of one row into softmax weights times the scales of the values and returns the
-// largest of these. Adds the weights to the total.
-float weigh_row(Int8AttentionState& state, const KeyBlock& block, int r, int num_keys) {
-  const F32x16 query_scale = splat(state.query_scale[r]), shift = splat(-state.largest[r]);
-  const F32x16 zero = splat(0.0f);
-  F32x16 total = zero, most = zero;
-  for_row_keys(state, r, num_keys, [&](float* entries, int page, int at, int num) {
-    const F32x16 weight =
-        keep_first(exp2_negative(fma(load(entries), query_scale, shift)), num, zero);
-    const F32x16 scaled = keep_first(weight * load(block.value_scale[page] + at), num, zero);
-    total = total + weight;
-    store(entries, scaled);
-    most = max(most, scaled);
-  });
-  state.total[r] += reduce_add(total);
-  return reduce_max(most);
+// Turns the scores of a whole block into weights.
+void weigh_scores(const Int8AttentionState& state, const KeyBlock& block, int r, BlockSums& sums) {
+  sums.most[r] = splat(0.0f);
+  for (int page = 0; page < block.num_pages; ++page) {
+    float* entries = weight_row(state, r) + page * kPageTokens;
+    weigh_page(state, {block.key_scale[page], block.value_scale[page]}, r,
+               sums.num_keys[r] - page * kPageTokens, entries, sums,
+               [&](int at) { return load(entries + at); });
+  }
 }
 
 // The weights of one row as codes, zeros after the first `num_keys`.
@@ -95,37 +165,58 @@ void put_row_codes(Int8AttentionState& state, int r, int num_keys, int num_pages
   const F32x16 steps = splat(state.peak[r] > 0.0f ? kWeightSteps / state.peak[r] : 0.0f);
   for (int page = 0; page < num_pages; ++page) {
     const int rest = num_keys - page * kPageTokens;
-    const float* tile = dot_tile_row(state.scores, r, page * kPageTokens);
+    const float* weights = weight_row(state, r) + page * kPageTokens;
     F32x16 codes[kPageTokens / 16];
     AUTOGLM_UNROLL
     for (int i = 0; i < kPageTokens / 16; ++i) {
-      codes[i] = rest > 16 * i ? load(tile + i * kDotTileFloats) * steps : splat(0.0f);
+      codes[i] = rest > 16 * i ? load(weights + 16 * i) * steps : splat(0.0f);
     }
     put_weight_codes(state, r, page * kPageTokens, codes);
   }
   state.weight_scale[r] = state.peak[r] / kWeightSteps;
 }
 
-// Softmax weights of all rows as codes. What a row needs from a whole block is found for all rows
-// before it is used, so that they do not wait for each other.
+// Finds the weights of the rows whose scores may be large, now that all scores are there.
+void weigh_large_scores(Int8AttentionState& state, const KeyBlock& block, BlockSums& sums) {
+  alignas(64) float scores[kAttentionRows];
+  bool has_any = false;
+  for (int r = 0; r < kAttentionRows; ++r) {
+    const bool is_large = r < state.num_rows && !sums.is_small[r] && sums.num_keys[r] > 0;
+    scores[r] = is_large ? reduce_max(sums.most[r]) * state.query_scale[r] : kNoScore;
+    has_any = has_any || is_large;
+  }
+  if (!has_any) return;
+  raise_largest(state, load(scores));
+  for (int r = 0; r < state.num_rows; ++r) {
+    if (!sums.is_small[r]) weigh_scores(state, block, r, sums);
+  }
+}
+
+// Softmax weights of all rows as codes. Rows whose scores are known to be small need no shift, and
+// a page becomes weights at once; elsewhere the largest score of the block comes first.
+template <int kPlanes>
 void weigh_block(Int8AttentionState& state, const KeyBlock& block, int first_key, int end) {
-  int num_keys[kAttentionRows];
-  for (int r = 0; r < state.num_rows; ++r) {
-    num_keys[r] = std::max(std::min(state.num_keys[r], end) - first_key, 0);
-    state.peak[r] = score_row(state, block, r, num_keys[r]);
+  BlockSums sums;
+  begin_block(state, block, first_key, end, sums);
+  for (int page = 0; page < block.num_pages; ++page) {
+    dot_keys(state, block.keys[page]);
+    take_page<kPlanes>(state, block, page, sums);
   }
-  raise_largest(state);
+  weigh_large_scores(state, block, sums);
   for (int r = 0; r < state.num_rows; ++r) {
-    state.peak[r] = weigh_row(state, block, r, num_keys[r]);
+    state.total[r] += reduce_add(sums.total[r]);
+    state.peak[r] = reduce_max(sums.most[r]);
   }
-  for (int r = 0; r < state.num_rows; ++r) put_row_codes(state, r, num_keys[r], block.num_pages);
+  for (int r = 0; r < state.num_rows; ++r) {
+    put_row_codes(state, r, sums.num_keys[r], block.num_pages);
+  }
 }
 
 void add_block_values(const Int8AttentionState& state, int r) {
   float* sums = state.sums + r * state.value_dim;
   const F32x16 shrink = splat(state.shrink[r]), scale = splat(state.weight_scale[r]);
   for (int d = 0; d < state.value_dim; d += 16) {
-    const F32x16 dots = load_value_dots(dot_tile_row(state.value_dots, r, d));
+    const F32x16 dots = load_value_dots(dot_tile_row(state.dots, r, d));
     store(sums + d, fma(dots, scale, load(sums + d) * shrink));
   }
 }
@@ -171,8 +262,11 @@ void attend_keys_i8(const AttentionArgs& args, Int8AttentionState& state, int kv
       prefetch_block(state,
                      key_block(args, kv_head, next_key, std::min(next_key + kKeyBlock, end)));
     }
-    dot_keys(state, block);
-    weigh_block(state, block, first_key, next_key);
+    if (state.query_planes == 1) {
+      weigh_block<1>(state, block, first_key, next_key);
+    } else {
+      weigh_block<2>(state, block, first_key, next_key);
+    }
     dot_values(state, block);
     for (int r = 0; r < state.num_rows; ++r) add_block_values(state, r);
   }
@@ -208,9 +302,10 @@ void attention_i8(const AttentionArgs& args, int kv_head, int token_begin, int t
   Int8AttentionState state;
   state.key_dim = kv_key_dim(dim);
   state.value_dim = kv_value_dim(dim);
-  state.scores = scratch;
-  state.value_dots = scratch;  // the scores are codes by then
-  state.sums = scratch + std::max(kKeyBlock, state.value_dim) / 16 * kDotTileFloats;
+  state.query_planes = args.query_planes;
+  state.dots = scratch;
+  state.weights = scratch + std::max(kPageTokens, state.value_dim) / 16 * kDotTileFloats;
+  state.sums = state.weights + kAttentionRows * kWeightStride;
   state.weight_codes = reinterpret_cast<int8_t*>(state.sums + kAttentionRows * state.value_dim);
   state.query_codes = state.weight_codes + 2 * kAttentionRows * kKeyBlock;
   const int num_rows = (token_end - token_begin) * group;

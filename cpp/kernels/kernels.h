@@ -114,7 +114,8 @@ struct PackedRows {
 };
 
 inline constexpr float kPlaneBase = 254.0f;
-inline constexpr float kTwoPlaneSteps = 32384.0f;  // largest code of two planes
+inline constexpr float kOnePlaneSteps = 127.0f;    // largest code of one plane
+inline constexpr float kTwoPlaneSteps = 32384.0f;  // and of two
 // Integer rows whose values are all smaller count as zeros; steps over it would be infinite.
 inline constexpr float kTiniestRow = 1e-30f;
 
@@ -177,6 +178,7 @@ struct AttentionArgs {
   int num_heads = 0;
   int first_position = 0;  // position of token 0; token t sees keys 0..first_position+t
   float scale = 1.0f;      // usually 1/sqrt(head_dim)
+  int query_planes = 2;    // over an int8 cache: 16 bits of queries, or 8 with one
   // The first keys may be sinks, which meet the queries rotated to another position: whole pages
   // that every token sees.
   int num_sink_keys = 0;

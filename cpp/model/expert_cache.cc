@@ -175,6 +175,10 @@ void ExpertCache::read_piece(Lock& lock, int slot) {
 
 void ExpertCache::finish_read(int slot) {
   Slot& target = slots_[slot];
+  if (!target.error.empty() && target.is_older && target.rank != kNotWanted) {
+    queue_read(slot);  // the file may be whole again
+    return;
+  }
   target.state = target.error.empty() ? State::kReady : State::kFailed;
   if (target.state == State::kFailed && target.rank == kNotWanted) forget(slot);
   crew_->has_news.notify_all();
@@ -210,6 +214,7 @@ void ExpertCache::start(int layer, std::span<const ExpertUse> used, int num_toke
     if (const int s = experts_[number].slot; s >= 0) {
       slots_[s].rank = static_cast<int>(wanted_.size());
       slots_[s].is_urgent = true;
+      slots_[s].is_older = slots_[s].state == State::kReading;
       ++(slots_[s].state == State::kReady ? stats_.num_resident : stats_.num_expected);
     }
     ++stats_.num_used;
@@ -349,15 +354,23 @@ bool ExpertCache::request(int number, bool is_urgent) {
   if (slot < 0) return false;
   if (slots_[slot].state != State::kFree) forget(slot);
   Slot& target = slots_[slot];
-  target.state = State::kQueued;
   target.expert = number;
   target.is_urgent = is_urgent;
-  target.num_unread = layout_of(number).pieces.size();
   target.view = view_of(slot, number);
   experts_[number].slot = slot;
+  queue_read(slot);
+  return true;
+}
+
+void ExpertCache::queue_read(int slot) {
+  Slot& target = slots_[slot];
+  target.state = State::kQueued;
+  target.is_older = false;
+  target.next_piece = 0;
+  target.num_unread = layout_of(target.expert).pieces.size();
+  target.error.clear();
   queue_.push_back(slot);
   crew_->has_work.notify_all();
-  return true;
 }
 
 // A free slot, else the coldest one that nobody needs. For an urgent read also what was only

@@ -83,6 +83,7 @@ class ExpertCache {
     int rank = kNotWanted;     // in wanted_
     bool is_expected = false;  // by a layer to come
     bool is_urgent = false;    // the running layer waits for its read
+    bool is_older = false;     // its read began before the running layer wanted it
     size_t next_piece = 0;
     size_t num_unread = 0;  // pieces
     std::string error;
@@ -132,6 +133,7 @@ class ExpertCache {
   void end_expectations(int layer, std::span<const ExpertUse> used);
   void request_wanted();
   bool request(int number, bool is_urgent);
+  void queue_read(int slot);
   int find_slot(bool is_urgent) const;
   int num_urgent_reads() const;
   void forget(int slot);

@@ -27,6 +27,7 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
       config_(model.config()),
       kernels_(kernels),
       pool_(pool),
+      is_precise_(is_precise),
       packed_(kernels, is_precise),
       router_(config_, config_.num_experts > 0 ? max_tokens : 0),
       predictor_(config_, expert_cache != nullptr ? kMostPredictedTokens : 0),
@@ -257,6 +258,7 @@ AttentionArgs Transformer::attention_args(const Pass::Piece& piece) {
       .num_heads = config_.num_heads,
       .first_position = chunk.first_position,
       .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+      .query_planes = is_precise_ ? 2 : 1,
   };
   const int position = chunk.first_position + piece.first;
   if (const int hidden = num_hidden(position); hidden > 0) {

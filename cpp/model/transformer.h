@@ -28,8 +28,8 @@ namespace autoglm {
 class Transformer {
  public:
   // A pass has up to `max_tokens` rows. The references must outlive it.
-  // Quantised activations keep 16 bits when `is_precise`, else 8. Experts come from `expert_cache`
-  // unless it is null.
+  // Quantised activations and queries keep 16 bits when `is_precise`, else 8. Experts come from
+  // `expert_cache` unless it is null.
   Transformer(const Model& model, const Kernels& kernels, ThreadPool& pool, int max_tokens,
               bool is_precise, const KvWindow& window, ExpertCache* expert_cache);
 
@@ -92,6 +92,7 @@ class Transformer {
   const ModelConfig& config_;
   const Kernels& kernels_;
   ThreadPool& pool_;
+  bool is_precise_;
   PackedActivations packed_;
   ExpertRouter router_;
   ExpertRouter predictor_;  // of the next layer
