@@ -153,6 +153,8 @@ inline void dot_nibble_group(const int8_t* const (&weights)[kHalves],
       AUTOGLM_UNROLL
       for (__m256i& word : row) word = _mm256_setzero_si256();
     }
+    // Unrolled, gcc makes all products first and spills them.
+#pragma GCC unroll 4
     for (int i = k; i < k + 8; ++i) {
       __m256i quads[kRows];
       AUTOGLM_UNROLL
