@@ -70,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let the machines of a Ray cluster pack the layers, of recipes without calibration; "
         "local starts one here; needs the extra scale",
     )
+    _add_eval(parser)
+    add_json_option(parser)
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eval",
         action="store_true",
@@ -83,7 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="UTF-8 text that --eval scores, which training and calibration have not seen; may be "
         "given again (default: a short one in English and one in Chinese)",
     )
-    add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
