@@ -79,7 +79,7 @@ void amx_gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, i
     gemm(w, x, y, block_begin, block_end, scratch);
   } else if (w.type == WeightType::kBF16) {
     gemm_tiles<WeightType::kBF16>(w, x, y, block_begin, block_end, scratch);
-  } else if (w.type == WeightType::kI4 && x.rows * x.planes <= kTileRows) {
+  } else if (w.type != WeightType::kS8 && x.rows * x.planes <= kTileRows) {
     gemm_few_rows(w, x, y, block_begin, block_end, scratch);
   } else if (w.type == WeightType::kI8) {
     gemm_tiles<WeightType::kI8>(w, x, y, block_begin, block_end, scratch);

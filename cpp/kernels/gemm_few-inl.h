@@ -1,5 +1,5 @@
-// A few rows (one row tile) of int4 weights on AMX tiles: four row blocks are walked in parallel,
-// so that enough streams are in flight to keep the memory busy, as for a single row.
+// A few rows (one row tile) of int4 or int8 weights on AMX tiles: four row blocks are walked in
+// parallel, so that enough streams are in flight to keep the memory busy, as for a single row.
 #pragma once
 
 #include <immintrin.h>
@@ -16,10 +16,10 @@ namespace {
 constexpr int kFewRowsBlocks = 4;
 constexpr int kTilePairBytes = 2 * kTileBytes;  // 128 columns of a block, unpacked
 
-// Where four blocks of int4 weights lie. Missing blocks repeat the last.
+// Where four blocks of weights lie. Missing blocks repeat the last.
 struct QuadBlocks {
   const uint8_t* weight[kFewRowsBlocks];
-  const uint8_t* scales[kFewRowsBlocks];
+  const uint8_t* scales[kFewRowsBlocks] = {};  // int4
   size_t block_bytes;
   size_t scale_bytes;  // of a block
 
@@ -29,7 +29,7 @@ struct QuadBlocks {
     for (int b = 0; b < kFewRowsBlocks; ++b) {
       const int at = std::min(block + b, block_end - 1);
       weight[b] = reinterpret_cast<const uint8_t*>(w.weight) + at * block_bytes;
-      scales[b] = w.group_scale + at * scale_bytes;
+      if (w.group_scale != nullptr) scales[b] = w.group_scale + at * scale_bytes;
     }
   }
 };
@@ -69,16 +69,45 @@ inline void unpack_quad(const QuadBlocks& w, int pair, int8_t* out) {
 }
 
 // Sums 0 to 3 += one activation tile x a tile of each of the four blocks.
-inline void dot_quad(const std::byte* a, const std::byte* tiles) {
+inline void dot_quad(const std::byte* a, const void* tile0, const void* tile1, const void* tile2,
+                     const void* tile3) {
   _tile_loadd(4, a, 64);
-  _tile_loadd(5, tiles, 64);
+  _tile_loadd(5, tile0, 64);
   _tile_dpbssd(0, 4, 5);
-  _tile_loadd(6, tiles + kTilePairBytes, 64);
+  _tile_loadd(6, tile1, 64);
   _tile_dpbssd(1, 4, 6);
-  _tile_loadd(7, tiles + 2 * kTilePairBytes, 64);
+  _tile_loadd(7, tile2, 64);
   _tile_dpbssd(2, 4, 7);
-  _tile_loadd(5, tiles + 3 * kTilePairBytes, 64);
+  _tile_loadd(5, tile3, 64);
   _tile_dpbssd(3, 4, 5);
+}
+
+// All columns of four int4 blocks, 128 at a time through one of two panels.
+inline void dot_int4_blocks(const QuadBlocks& quad, int padded_cols, const std::byte* a,
+                            std::byte* panels) {
+  for (int pair = 0; pair < padded_cols / (2 * kGroupSize); ++pair) {
+    std::byte* panel = panels + pair % 2 * kFewRowsBlocks * kTilePairBytes;
+    unpack_quad(quad, pair, reinterpret_cast<int8_t*>(panel));
+    for (int half = 0; half < 2; ++half, a += kTileBytes) {
+      const std::byte* tiles = panel + half * kTileBytes;
+      dot_quad(a, tiles, tiles + kTilePairBytes, tiles + 2 * kTilePairBytes,
+               tiles + 3 * kTilePairBytes);
+    }
+  }
+}
+
+// All columns of four int8 blocks, whose tiles are used as they lie.
+inline void dot_int8_blocks(const QuadBlocks& quad, const std::byte* a) {
+  for (size_t at = 0; at < quad.block_bytes; at += kTileBytes, a += kTileBytes) {
+    const size_t ahead = at + fetch_distance<kFewRowsBlocks>(at, quad.block_bytes);
+    for (int line = 0; line < kTileBytes; line += 64) {
+      AUTOGLM_UNROLL
+      for (int b = 0; b < kFewRowsBlocks; ++b) {
+        _mm_prefetch(reinterpret_cast<const char*>(quad.weight[b] + ahead + line), _MM_HINT_T1);
+      }
+    }
+    dot_quad(a, quad.weight[0] + at, quad.weight[1] + at, quad.weight[2] + at, quad.weight[3] + at);
+  }
 }
 
 // x holds at most 16 plane rows.
@@ -91,11 +120,10 @@ void gemm_few_rows(const PackedMatrix& w, const PackedRows& x, const GemmOutput&
   for (int block = block_begin; block < block_end; block += kFewRowsBlocks) {
     const QuadBlocks quad(w, block, block_end);
     load_sums(nullptr, 2, true);
-    for (int pair = 0; pair < w.padded_cols / (2 * kGroupSize); ++pair) {
-      std::byte* panel = panels + pair % 2 * kFewRowsBlocks * kTilePairBytes;
-      unpack_quad(quad, pair, reinterpret_cast<int8_t*>(panel));
-      dot_quad(a + static_cast<size_t>(pair) * kTilePairBytes, panel);
-      dot_quad(a + static_cast<size_t>(pair) * kTilePairBytes + kTileBytes, panel + kTileBytes);
+    if (w.type == WeightType::kI4) {
+      dot_int4_blocks(quad, w.padded_cols, a, panels);
+    } else {
+      dot_int8_blocks(quad, a);
     }
     store_sums(finished, 2);
     for (int b = 0; b < kFewRowsBlocks && block + b < block_end; b += 2) {
