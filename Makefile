@@ -176,6 +176,10 @@ bench-peers: build $(VENV)/.requirements-bench ## ours and other engines interle
 	$(BIN)/python benchmarks/bench_peers.py $(if $(PEERS),--home $(PEERS)) $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
+bench-serve: build $(VENV)/.requirements-serve ## the service over HTTP: BENCH_MODEL=DIR, PEERS=DIR beside llama.cpp's server
+	$(BIN)/python benchmarks/bench_serve.py $(if $(BENCH_MODEL),--model $(BENCH_MODEL)) \
+		$(if $(PEERS),--peers $(PEERS)) $(ARGS)
+
 try-clients: build $(VENV)/.requirements-test ## lm-eval against the service, and the phone agent: PHONE_AGENT=DIR
 	$(BIN)/python benchmarks/lm_eval_service.py --venv build/lm-eval
 	$(if $(PHONE_AGENT),$(BIN)/python benchmarks/phone_agent.py --agent $(PHONE_AGENT))
