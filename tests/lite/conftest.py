@@ -37,11 +37,17 @@ def write_zst(path, text):
 
 
 def _records():
+    return _summaries() | _answers_and_dialogues()
+
+
+TURNS = [
+    {"speaker": "USER", "text": f"I want table {i} please.", "intent": ["FindTable"]}
+    for i in range(4)
+]
+
+
+def _summaries():
     meeting = [{"speaker": "PhD A", "content": f"We should record meeting {i} ."} for i in range(9)]
-    turns = [
-        {"speaker": "USER", "text": f"I want table {i} please.", "intent": ["FindTable"]}
-        for i in range(4)
-    ]
     return {
         "qmsum": {
             "meeting_transcripts": meeting,
@@ -54,14 +60,14 @@ def _records():
                 }
             ],
         },
-        "crd3": {"score": 2.0, "summary": "They fight.", "turns": turns},
+        "crd3": {"score": 2.0, "summary": "They fight.", "turns": TURNS},
         "vcsum": {"summary": "区块链发展很快，需要规范。会议建议加强监管并培养人才。"},
         "mtsdialog": {"section_header": "CC", "section_text": "Cough.", "dialogue": "Doctor: Hi"},
         "acibench": {
             "dialogue": "[doctor] how are you today ?\n[patient] i have a cough .",
             "note": "A" * 90,
         },
-        "primock57": {"turns": turns, "note": {"highlights": ["3 days of cough"]}},
+        "primock57": {"turns": TURNS, "note": {"highlights": ["3 days of cough"]}},
         "ethpm": {
             "turns": [{"t": "00:01:00", "speaker": "Ann", "text": "The fork is delayed to May."}],
             "tldr": {
@@ -71,6 +77,11 @@ def _records():
                 "action_items": [],
             },
         },
+    }
+
+
+def _answers_and_dialogues():
+    return {
         "cmrc2018": {
             "context": "北京是中国的首都。上海是中国最大的城市之一。",
             "qas": [
@@ -82,7 +93,7 @@ def _records():
         },
         "clinc150": {"split": "train", "text": "book a table", "intent": "book_table"},
         "banking77": {"split": "train", "text": "card lost", "category": "lost_card"},
-        "sgd": {"turns": turns},
+        "sgd": {"turns": TURNS},
         "crosswoz": {
             "turns": [
                 {"speaker": "usr", "text": "请问餐馆电话？", "acts": []},
@@ -105,7 +116,7 @@ def _records():
                 }
             ],
         },
-        "taskmaster4": {"turns": turns},
+        "taskmaster4": {"turns": TURNS},
         "chatterbot": {"lang": "chinese", "turns": ["你好", "你好，有什么可以帮你？"]},
     }
 
