@@ -35,8 +35,8 @@ class Form:
         return self.weights, self.activation_bits, self.kv_dtype
 
 
-FAST = Form("int4 in groups of 32, 8-bit activations, int8 cache", "int4", 8, "int8")
-EXACT = Form("int4 in groups of 32, 16-bit activations, fp16 cache", "int4", 16, "fp16")
+FAST = Form("int4 in groups of 64, 8-bit activations, int8 cache", "int4", 8, "int8")
+EXACT = Form("int4 in groups of 64, 16-bit activations, fp16 cache", "int4", 16, "fp16")
 # What LITE needs in int4; other models have no matrix like the one left in bf16.
 RECIPE_WEIGHTS = "int4,*.attn.qkv=int8,model.layers.4.attn.o=bf16"
 RECIPE = Form("int4 and int8, 8-bit activations, int8 cache", RECIPE_WEIGHTS, 8, "int8")
