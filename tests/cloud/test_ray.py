@@ -1,6 +1,7 @@
 """The service answers through a real Ray cluster on this machine, also after a replica has died."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -40,8 +41,11 @@ def run(*arguments, **options):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of one node; its address."""
+    """A cluster of one node; its address. Every process that meets it inherits its token."""
     port = free_port()
+    environment = pytest.MonkeyPatch()
+    environment.setenv("RAY_AUTH_MODE", "token")
+    environment.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
         head = subprocess.Popen(
@@ -60,6 +64,7 @@ def cluster():
         finally:
             head.terminate()
             head.wait(60)
+            environment.undo()
 
 
 @pytest.fixture(scope="module")

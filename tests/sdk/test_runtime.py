@@ -76,6 +76,13 @@ def test_a_seeded_request_is_cached(make_runtime) -> None:
     assert [result_of(runtime, request).route.cached for _ in range(2)] == [False, True]
 
 
+@pytest.fixture
+def unbound(monkeypatch) -> None:
+    """Without the extra `grammar` the model writes what it likes."""
+    monkeypatch.setattr("autoglm.engine.local.is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("unbound")
 def test_a_cancelled_answer_is_not_cached_and_says_cancelled(make_runtime) -> None:
     cancellation = Cancellation()
 
@@ -94,12 +101,6 @@ def test_cache_of_size_zero_keeps_nothing(make_runtime) -> None:
     for _ in range(2):
         result_of(runtime, ask("?"))
     assert len(model.prompts) == 2
-
-
-@pytest.fixture
-def unbound(monkeypatch) -> None:
-    """Without the extra `grammar` the model writes what it likes."""
-    monkeypatch.setattr("autoglm.engine.local.is_available", lambda: False)
 
 
 @pytest.mark.usefixtures("unbound")
