@@ -6,16 +6,15 @@ once. Knows nothing about what the tensors mean.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, NoReturn, Self
+from typing import NamedTuple, NoReturn
 
 from autoglm.errors import ModelFileError
-from autoglm.modelfile.files import open_regular, read_exactly
+from autoglm.modelfile.files import read_exactly
+from autoglm.modelfile.open_tensors import OpenTensors
 
 MAX_HEADER_BYTES = 100_000_000  # as the reference implementation
 MAX_TENSORS = 1 << 17
@@ -78,41 +77,16 @@ class Header:
     tensors: Mapping[str, TensorInfo]
 
 
-class TensorFile:
+class TensorFile(OpenTensors):
     """An open safetensors file; reads slices of tensors."""
 
     def __init__(self, path: Path, *, max_header_bytes: int = MAX_HEADER_BYTES) -> None:
-        self._descriptor, size = open_regular(path)
+        super().__init__(path)
         try:
-            self.header = _read_header(self._descriptor, path, size, max_header_bytes)
+            self.header = _read_header(self._descriptor, path, self._size, max_header_bytes)
         except BaseException:
             self.close()
             raise
-
-    def read(self, tensor: TensorInfo, start: int, num_bytes: int) -> bytes:
-        """`num_bytes` of the tensor from its byte `start`."""
-        if start < 0 or num_bytes < 0 or start + num_bytes > tensor.nbytes:
-            message = f"bytes {start}+{num_bytes} lie outside tensor '{tensor.name}'"
-            raise IndexError(message)
-        offset = tensor.offset + start
-        return read_exactly(self._descriptor, num_bytes, offset, self.header.path)
-
-    def close(self) -> None:
-        """Close the file; further reads fail."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def read_header(path: Path, *, max_header_bytes: int = MAX_HEADER_BYTES) -> Header:

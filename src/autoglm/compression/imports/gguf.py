@@ -7,17 +7,16 @@ or rest. Knows nothing about what tensors and keys mean.
 from __future__ import annotations
 
 import math
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from autoglm.compression.imports.gguf_blocks import BLOCKS
 from autoglm.errors import ModelFileError, UnsupportedModelError
-from autoglm.modelfile.files import open_regular, read_exactly
+from autoglm.modelfile.files import read_exactly
+from autoglm.modelfile.open_tensors import OpenTensors
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -63,15 +62,15 @@ class GgufHeader:
     tensors: Mapping[str, GgufTensor]
 
 
-class GgufFile:
+class GgufFile(OpenTensors):
     """An open file; reads parts of tensors."""
 
     def __init__(self, path: Path) -> None:
         """Open and check; ModelFileError names the first fault."""
+        super().__init__(path.resolve())
         self.path = path
-        self._descriptor, size = open_regular(path.resolve())
         try:
-            self.header = _Parser(self._descriptor, path, size).header()
+            self.header = _Parser(self._descriptor, path, self._size).header()
         except ModelFileError as err:
             self.close()
             message = f"{path}: {err}"
@@ -79,30 +78,6 @@ class GgufFile:
         except BaseException:
             self.close()
             raise
-
-    def read(self, tensor: GgufTensor, start: int, num_bytes: int) -> bytes:
-        """`num_bytes` of the tensor from its byte `start`."""
-        if start < 0 or num_bytes < 0 or start + num_bytes > tensor.nbytes:
-            message = f"bytes {start}+{num_bytes} lie outside tensor '{tensor.name}'"
-            raise IndexError(message)
-        return read_exactly(self._descriptor, num_bytes, tensor.offset + start, self.path)
-
-    def close(self) -> None:
-        """Close the file; further reads fail."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Parser:
