@@ -313,3 +313,35 @@ def test_the_same_tensors_are_the_same_bytes(tmp_path):
     write_tensors(tmp_path / "again", tensors)
     assert (tmp_path / "again").read_bytes() == (BUNDLE / READER_NAME).read_bytes()
     assert len(json.loads(tensors["intent.names"].tobytes())) == 150 + 1
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("What did they decide about the parking garage?", MEETING_EN),
+        ("Summarize the discussion about parking", MEETING_EN),
+        ("Why did the lift break?", MEETING_EN),
+        ("他们对停车场做了什么决定？", MEETING_ZH),
+        ("总结关于食堂的讨论", MEETING_ZH),
+    ],
+)
+def test_what_nobody_spoke_about_is_not_summarised(reader, question, text):
+    assert answer(reader, question, text) == NOT_FOUND[language(text)]
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("What did they decide about the letter to patients?", MEETING_EN),
+        ("Summarize the discussion about telephone lines", MEETING_EN),
+        ("What happens next?", MEETING_EN),
+        ("How was the discussion?", MEETING_EN),
+        ("Summarize this in three sentences", MEETING_EN),
+        ("大家对大字模式有什么看法？", MEETING_ZH),
+        ("会议讨论了哪些问题？", MEETING_ZH),
+    ],
+)
+def test_what_was_spoken_about_is_summarised(reader, question, text):
+    summary = answer(reader, question, text)
+    assert summary is not None
+    assert summary.startswith("- ")

@@ -14,6 +14,7 @@ from autoglm.lite.reader.intents import IntentClassifier
 from autoglm.lite.reader.relevance import Relevance
 from autoglm.lite.reader.summary import Summarizer
 from autoglm.lite.reader.text import read_document
+from autoglm.lite.reader.topics import has_topic, names_topic
 from autoglm.lite.reader.weights import READER_NAME, TermTable, read_tensors, tensor
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class Reader:
         if asked.kind == "answer" and not _wants_more(asked.query, document):
             found = self._answers.find(self._near(asked, document), asked.query, document.lang)
             return found or (None if asked.is_earlier else NOT_FOUND[document.lang])
+        may_lack = asked.kind == "answer" or names_topic(asked.query)
+        if may_lack and not has_topic(document, asked.query, self._rarity):
+            return None if asked.is_earlier else NOT_FOUND[document.lang]
         return self._summarizer.summarize(document, asked.query) or None
 
     def _near(self, asked: Asked, document: Document) -> str:
