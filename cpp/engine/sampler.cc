@@ -1,7 +1,10 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+#include <numeric>
 #include <sstream>
 #include <string>
 
@@ -12,6 +15,12 @@ namespace autoglm {
 namespace {
 
 constexpr float kForbidden = -3e38f;
+constexpr size_t kWordBits = 32;
+constexpr std::array<uint32_t, kWordBits> kBits = [] {
+  std::array<uint32_t, kWordBits> bits = {};
+  for (size_t i = 0; i < kWordBits; ++i) bits[i] = uint32_t{1} << i;
+  return bits;
+}();
 
 void check(bool is_valid, const char* name, double value, const char* wanted) {
   if (is_valid) return;
@@ -33,16 +42,37 @@ uint64_t mix(uint64_t x) {
 }
 
 // The lowest id with the largest logit. Adding x * 0 finds NaN and infinity without a branch an
-// element.
+// element; sums and maxima in several chains do not wait for each other.
 int32_t find_largest(std::span<const float> logits) {
-  float largest = logits[0];
-  float poison = 0.0f;
-  for (const float logit : logits) {
-    poison += logit * 0.0f;
-    largest = logit > largest ? logit : largest;
+  constexpr size_t kNumChains = 8;
+  float largest[kNumChains];
+  float poison[kNumChains] = {};
+  std::ranges::fill(largest, logits[0]);
+  size_t id = 0;
+  for (; id + kNumChains <= logits.size(); id += kNumChains) {
+    for (size_t i = 0; i < kNumChains; ++i) {
+      const float logit = logits[id + i];
+      poison[i] += logit * 0.0f;
+      largest[i] = logit > largest[i] ? logit : largest[i];
+    }
   }
-  if (!(poison == 0.0f)) throw_not_finite();
-  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), largest) - logits.begin());
+  for (; id < logits.size(); ++id) {
+    poison[0] += logits[id] * 0.0f;
+    largest[0] = std::max(largest[0], logits[id]);
+  }
+  if (!(std::accumulate(poison, poison + kNumChains, 0.0f) == 0.0f)) throw_not_finite();
+  const float best = *std::ranges::max_element(largest);
+  return static_cast<int32_t>(std::ranges::find(logits, best) - logits.begin());
+}
+
+// Forbids those of kWordBits logits whose bit is not set. Integers, which compilers vectorise.
+void select(uint32_t word, float* logits) {
+  for (size_t i = 0; i < kWordBits; ++i) {
+    const auto kept = std::bit_cast<uint32_t>(logits[i]);
+    const auto forbidden = std::bit_cast<uint32_t>(logits[i] * 0.0f + kForbidden);
+    const uint32_t mask = 0u - static_cast<uint32_t>((word & kBits[i]) != 0);
+    logits[i] = std::bit_cast<float>((kept & mask) | (forbidden & ~mask));
+  }
 }
 
 }  // namespace
@@ -95,14 +125,17 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, const Samp
 
 // After the penalties, which would make it infinite, and finite, so that NaN is still found.
 void Sampler::forbid(std::span<const uint32_t> allowed) {
+  const size_t size = adjusted_.size();
+  // Whole words, of which the last may reach beyond the vocabulary.
+  adjusted_.resize((size + kWordBits - 1) / kWordBits * kWordBits, 0.0f);
   bool has_choice = false;
-  for (size_t id = 0; id < adjusted_.size(); ++id) {
-    if (id / 32 < allowed.size() && (allowed[id / 32] >> (id % 32) & 1) != 0) {
-      has_choice = true;
-    } else {
-      adjusted_[id] = adjusted_[id] * 0.0f + kForbidden;
-    }
+  for (size_t first = 0; first < size; first += kWordBits) {
+    uint32_t word = first / kWordBits < allowed.size() ? allowed[first / kWordBits] : 0;
+    if (size - first < kWordBits) word &= (uint32_t{1} << (size - first)) - 1;
+    has_choice = has_choice || word != 0;
+    if (word != ~uint32_t{0}) select(word, adjusted_.data() + first);
   }
+  adjusted_.resize(size);
   if (!has_choice) throw Error(kArgumentError, "no token is allowed");
 }
 
@@ -127,9 +160,11 @@ void Sampler::penalize(const Sampling& sampling, std::span<const int32_t> tokens
 
 int32_t Sampler::draw(std::span<const float> logits, float largest, const Sampling& sampling,
                       double u) {
-  candidates_.resize(logits.size());
+  candidates_.clear();
+  candidates_.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
-    candidates_[i] = {logits[i], static_cast<int32_t>(i), 0.0};
+    if (logits[i] == kForbidden) continue;
+    candidates_.push_back({logits[i], static_cast<int32_t>(i), 0.0});
   }
   if (sampling.top_k > 0 && static_cast<size_t>(sampling.top_k) < candidates_.size()) {
     const auto end = candidates_.begin() + sampling.top_k;

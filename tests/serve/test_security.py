@@ -109,11 +109,37 @@ def raw(server: Server, head: bytes) -> bytes:
         b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil.example",
         b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\nOrigin: http://localhost",
         b"OPTIONS /v1/models HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example",
+        b"GET http://localhost/v1/models HTTP/1.1\r\nHost: localhost",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost",
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost",
     ],
 )
 def test_odd_requests_are_refused(tiny_server: Server, head) -> None:
     status = int(raw(tiny_server, head).split()[1])
     assert status in (400, 403, 404)
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"GET /", b"a" * 1000),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nx: ", b"a" * 1000),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"x: y\r\n" * 100),
+    ],
+)
+def test_a_head_without_end_is_cut_off(tiny_server: Server, head, piece) -> None:
+    with socket.create_connection(("127.0.0.1", tiny_server.port), timeout=30) as connection:
+        connection.sendall(head)
+        sent = 0
+        try:
+            while sent < 2**20:
+                connection.sendall(piece)
+                sent += len(piece)
+            status = connection.recv(4096).split()[1]
+        except (BrokenPipeError, ConnectionResetError):
+            status = b"400"  # it was cut off before everything was sent
+    assert status == b"400"
+    assert tiny_server.get("/health").status == 200
 
 
 @pytest.mark.parametrize(("method", "path"), routes())

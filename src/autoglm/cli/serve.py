@@ -127,6 +127,8 @@ def _serve(app: Application, serve: ServeSettings) -> int:
 
     import uvicorn
 
+    from autoglm.serve.wire import BoundedProtocol
+
     config = uvicorn.Config(
         app,
         host=serve.host,
@@ -136,7 +138,7 @@ def _serve(app: Application, serve: ServeSettings) -> int:
         server_header=False,
         timeout_keep_alive=KEEP_CONNECTION_S,
         timeout_graceful_shutdown=SHUTDOWN_S,
-        http="h11",  # httptools would hide that a request's target is absolute
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
     )

@@ -29,6 +29,8 @@ OLDEST_EVERY = 4
 MAX_UNREAD = 4
 # Forced tokens of a sequence that are read in a pass that follows at once.
 MAX_FORCED = 4
+# A first token is to be seen before the next pass takes all processors again.
+FIRST_LOOK_S = 0.0008
 # Others do not wait longer for the mask of one sequence.
 MASK_PATIENCE_S = 0.02
 _MEMORY = 0.7  # of the moving average
@@ -164,10 +166,14 @@ class Scheduler:
             seconds = self._clock() - start
         with self._lock:
             self._learn(parts, seconds)
+            is_first = len(self._jobs) == 1 and not jobs[0].has_begun
             _deliver(jobs, outcomes, error)
+            is_first = is_first and jobs[0].has_begun and not jobs[0].is_done
             # Whoever waits for its session to be free must find no other reference to it.
             jobs.clear()
             parts.clear()
+        if is_first:
+            time.sleep(FIRST_LOOK_S)
         return True
 
     def _compute(

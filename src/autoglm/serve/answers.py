@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -158,20 +158,38 @@ async def in_thread(
             timer.cancel()
 
 
-async def unless_gone(work: Coroutine[Any, Any, T], receive: Callable[[], Awaitable[Any]]) -> T:
-    """The result of `work`, which is cancelled when the client has gone."""
-    doing = asyncio.ensure_future(work)
+async def unless_gone(work: Awaitable[T], receive: Callable[[], Awaitable[Any]]) -> T:
+    """The result of `work`, which is cancelled when the client has gone.
+
+    It runs in the task of the caller: one of its own would cost another turn of the loop.
+    """
+    caller = asyncio.current_task()
+    if caller is None:
+        message = "unless_gone is called outside of a task"
+        raise RuntimeError(message)
     listening = asyncio.ensure_future(_disconnected(receive))
+    is_over, has_gone = False, False
+
+    def leave(ended: asyncio.Future[None]) -> None:
+        nonlocal has_gone
+        if ended.cancelled():
+            return
+        ended.exception()  # whatever it was, nobody listens any more
+        if not is_over:
+            has_gone = True
+            caller.cancel()
+
+    listening.add_done_callback(leave)
     try:
-        await asyncio.wait((doing, listening), return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
-        message = "the client has gone"
-        raise CancelledError(message)
+        return await work
+    except asyncio.CancelledError as err:
+        if has_gone and caller.uncancel() == 0:
+            message = "the client has gone"
+            raise CancelledError(message) from err
+        raise
     finally:
-        for task in (doing, listening):
-            task.cancel()
-        await asyncio.gather(doing, listening, return_exceptions=True)
+        is_over = True
+        listening.cancel()
 
 
 async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:

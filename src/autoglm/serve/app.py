@@ -20,14 +20,14 @@ from autoglm.errors import UsageError
 from autoglm.serve.admission import Admission
 from autoglm.serve.chat import ChatRoute
 from autoglm.serve.completions import CompletionRoute
-from autoglm.serve.errors import RefusedError
+from autoglm.serve.errors import BusyError, RefusedError
 from autoglm.serve.http import Handler, Json, endpoint, error_response
 from autoglm.serve.models import Models
 from autoglm.serve.ollama import OllamaRoutes
 from autoglm.serve.pages import PageRoutes
 from autoglm.serve.reload import Reloader
 from autoglm.serve.saving import PageSaver
-from autoglm.serve.security import App, Guard, Scope, is_loopback, read_keys
+from autoglm.serve.security import App, Guard, Receive, Scope, Send, is_loopback, read_keys
 from autoglm.serve.service import Service
 from autoglm.serve.settings import ServeSettings
 from autoglm.serve.texts import TextRoutes
@@ -73,7 +73,7 @@ def make_app(service: Service, reloader: Reloader | None = None) -> App:
     app = Starlette(routes=_routes(service, reloader), lifespan=_lifespan(service, reloader))
     app.add_exception_handler(HTTPException, _no_route)
     return Guard(
-        app,
+        _Door(app, service),
         refuse=_refused,
         keys=keys,
         hosts=serve.hosts,
@@ -146,24 +146,41 @@ def _routes(service: Service, reloader: Reloader | None) -> Sequence[Route]:
     return [
         Route(
             path,
-            endpoint(_admitted(path, handler, service), service.metrics, path),
+            endpoint(handler, service.metrics, path),
             methods=[method],
         )
         for method, path, handler in handlers
     ]
 
 
-def _admitted(path: str, handler: Handler, service: Service) -> Handler:
-    """Refuses at once what would be refused after its body was read and understood."""
+class _Door:
+    """Refuses at once what would be refused after its body was read and understood.
 
-    async def call(request: HttpRequest) -> Response:
-        length = request.headers.get("content-length", "")
-        # An answer to a body that is still on its way would be lost with the connection.
-        if length.isdigit() and int(length) <= SMALL_BODY_BYTES:
-            service.admission.check_room()
-        return await handler(request)
+    Nothing is logged: in an overload that would cost more than the refusal.
+    """
 
-    return call if path in WORK else handler
+    def __init__(self, app: App, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, or hand over to the application."""
+        app = self._app
+        if scope["type"] == "http" and scope["path"] in WORK and _is_small(scope):
+            try:
+                self._service.admission.check_room()
+            except BusyError as err:
+                route, refusal = scope["path"], error_response(err, scope["path"])
+                status = str(refusal.status_code)
+                self._service.metrics.count("requests_total", route=route, status=status)
+                app = refusal
+        await app(scope, receive, send)
+
+
+def _is_small(scope: Scope) -> bool:
+    """Whether a body is here already: an answer to one on its way is lost with the connection."""
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return length.isdigit() and int(length) <= SMALL_BODY_BYTES
 
 
 def _lifespan(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -77,7 +79,9 @@ def endpoint(handler: Handler, metrics: Metrics, route: str) -> Handler:
         ms = (time.perf_counter() - start) * 1e3
         # The console looks every second.
         level = logging.DEBUG if path.startswith("/console/") else logging.INFO
-        log.log(level, "%s %s %d %.0f ms", request.method, path, response.status_code, ms)
+        note = partial(log.log, level, "%s %s %d %.0f ms", request.method, path)
+        # The client comes first.
+        asyncio.get_running_loop().call_soon(note, response.status_code, ms)
         return response
 
     return call
