@@ -40,3 +40,9 @@ def test_generate_brings_nothing_banned(tiny_bundle):
     arguments = ["generate", "hello", "--model", str(tiny_bundle), "--max-tokens", "2"]
     loaded = modules_after(f"from autoglm.cli.main import main\nmain({arguments!r})")
     assert loaded.isdisjoint(BANNED)
+
+
+def test_opening_a_vault_brings_nothing_slow():
+    loaded = modules_after("import autoglm.privacy.vault.store, autoglm.privacy.vault.keystore")
+    slow = {"dataclasses", "inspect", "keyring", "cryptography.hazmat.primitives.kdf.argon2"}
+    assert loaded.isdisjoint({*BANNED, *slow})

@@ -18,7 +18,7 @@ from autoglm.errors import (
     VaultRollbackError,
 )
 from autoglm.privacy.vault.erase import erase
-from autoglm.privacy.vault.keys import DataKeys
+from autoglm.privacy.vault.keys import DataKeys, hkdf
 from autoglm.privacy.vault.keystore import KeyFile, Passphrase
 from autoglm.privacy.vault.places import VaultPaths
 from autoglm.privacy.vault.seal import NONCE_BYTES, Place
@@ -214,6 +214,11 @@ def test_every_wrong_key_gives_the_same_error(vault, paths, key_file, tmp_path):
             Vault(paths, key_file)
         messages.add(str(wrong.value))
     assert len(messages) == 1
+
+
+def test_keys_are_derived_as_rfc_5869_does():
+    key = hkdf(b"\x0b" * 22, bytes(range(13)), bytes(range(0xF0, 0xFA)))
+    assert key.hex() == "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf"
 
 
 def test_passphrase_opens_only_its_own_vault(paths):

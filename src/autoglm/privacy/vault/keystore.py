@@ -5,7 +5,6 @@ None of them lies in the vault's directory, so a copy of that directory opens no
 
 from __future__ import annotations
 
-import base64
 import binascii
 import os
 from pathlib import Path
@@ -77,7 +76,7 @@ class OsKeyring:
         """The secret in the keyring, which is made if missing."""
         keyring = require("keyring", extra="vault")
         if self._find(keyring) is None:
-            text = base64.b64encode(os.urandom(KEY_BYTES)).decode()
+            text = binascii.b2a_base64(os.urandom(KEY_BYTES), newline=False).decode()
             try:
                 keyring.set_password(_SERVICE, self.name, text)
             except keyring.errors.KeyringError as err:
@@ -90,7 +89,7 @@ class OsKeyring:
         if found is None:
             raise VaultKeyError(_MISSING)
         try:
-            secret = base64.b64decode(found, validate=True)
+            secret = binascii.a2b_base64(found, strict_mode=True)
         except binascii.Error as err:
             raise VaultKeyError(_MISSING) from err
         if len(secret) != KEY_BYTES:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass, field
 
 from autoglm.errors import VaultError
 from autoglm.privacy.vault.keys import KEY_BYTES, DataKeys
 from autoglm.privacy.vault.seal import MAX_SEALS, Place
 
-_LAYOUT = struct.Struct(">QQQQ32s16s32s")
+_ACTOR_BYTES = 16
+_LAYOUT = struct.Struct(f">QQQQ32s{_ACTOR_BYTES}s{KEY_BYTES}s")
 _PLACE = Place(b"state")
 _DIGEST_MODULUS = 2**256
 
 
-@dataclass(slots=True)
 class State:
     """`generation` counts commits, `num_seals` the uses of the data key.
 
@@ -26,13 +25,22 @@ class State:
     peers, and changes when an old copy is taken back into use.
     """
 
-    generation: int = 0
-    num_seals: int = 0
-    num_records: int = 0
-    last_seq: int = 0
-    digest: int = 0
-    actor: bytes = field(default_factory=lambda: os.urandom(16))
-    anchor_key: bytes = field(default_factory=lambda: os.urandom(KEY_BYTES), repr=False)
+    # Not a dataclass: the module alone would be a third of what opening a vault takes.
+    __slots__ = (
+        "actor",
+        "anchor_key",
+        "digest",
+        "generation",
+        "last_seq",
+        "num_records",
+        "num_seals",
+    )
+
+    def __init__(self, actor: bytes | None = None, anchor_key: bytes | None = None) -> None:
+        """The state of a vault without commits; by default of one that nobody knows yet."""
+        self.generation = self.num_seals = self.num_records = self.last_seq = self.digest = 0
+        self.actor = actor or os.urandom(_ACTOR_BYTES)
+        self.anchor_key = anchor_key or os.urandom(KEY_BYTES)
 
     def seal(self, keys: DataKeys) -> bytes:
         """The sealed state of the next commit."""
@@ -55,8 +63,11 @@ class State:
         generation, seals, records, seq, digest, actor, anchor = _LAYOUT.unpack(
             keys.sealer.unseal(sealed, _PLACE)
         )
-        number = int.from_bytes(digest, "big")
-        return cls(generation, seals, records, seq, number, actor, anchor)
+        state = cls(actor, anchor)
+        state.generation, state.num_seals = generation, seals
+        state.num_records, state.last_seq = records, seq
+        state.digest = int.from_bytes(digest, "big")
+        return state
 
     def count_seal(self) -> None:
         """Count one use of the data key. Raises VaultError at the bound of its nonces."""

@@ -282,7 +282,7 @@ class Vault:
         """
         with self._begin("DEFERRED"):
             state = self._state()
-            found = State(anchor_key=state.anchor_key)
+            found = State(state.actor, state.anchor_key)
             last = 0
             while rows := self._rows(last):
                 for row in rows:
