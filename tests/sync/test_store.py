@@ -1,5 +1,7 @@
 """All stores keep the same contract; SQLite's and the vault's keep it on the disk."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,11 +94,31 @@ def test_store_survives_its_process_and_is_private(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["sqlite", "vault"])
 def test_store_has_one_owner(kind, tmp_path):
-    with opened(kind, tmp_path) as store:
+    again = opened(kind, tmp_path)
+    with opened(kind, tmp_path), pytest.raises(StorageError, match="are open already"):
+        again.__enter__()
+    with opened(kind, tmp_path) as again, again.transaction():
+        again.put(row(1))
+
+
+def test_another_process_is_told_that_the_records_are_open(tmp_path):
+    code = f"""
+from pathlib import Path
+from autoglm.errors import StorageError
+from autoglm.sync.sqlite_store import SqliteStore
+try:
+    SqliteStore(Path({str(tmp_path / "sync.db")!r}))
+except StorageError as err:
+    print(err)
+"""
+    command = [sys.executable, "-c", code]
+    with opened("sqlite", tmp_path) as store:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert "are open already, here or in another process" in done.stdout
         with store.transaction():
             store.put(row(1))
-        with pytest.raises(StorageError), opened(kind, tmp_path):
-            pass
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == ""
 
 
 def test_vault_holds_no_value_in_the_clear(tmp_path):

@@ -19,6 +19,7 @@ from autoglm.sync.store import Row
 from autoglm.sync.version import Dot, Version
 
 SCHEMA_VERSION = 1
+LOCK_WAIT_S = 1.0
 _SCHEMA = """
 CREATE TABLE version (
     actor INTEGER NOT NULL, counter INTEGER NOT NULL, cell BLOB NOT NULL, context TEXT NOT NULL,
@@ -40,16 +41,35 @@ class SqliteStore:
     """Rows and state on disk. Every failure of the database is a StorageError."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file, readable by its owner only."""
+        """Open or create the file, readable by its owner only. Raises StorageError."""
         self._path = path
         with self._translated():
             if not path.exists():
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-            self._connection = sqlite3.connect(path, timeout=5, isolation_level=None)
-            self._run("PRAGMA locking_mode = EXCLUSIVE")
+            self._connection = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None)
+            try:
+                self._take()
+                self._create()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _take(self) -> None:
+        """Own the file until it is closed: who opens it holds a device's state in memory."""
+        self._run("PRAGMA locking_mode = EXCLUSIVE")
+        try:
             self._run("PRAGMA journal_mode = TRUNCATE")
             self._run("PRAGMA synchronous = FULL")
-            self._create()
+            self._run("BEGIN EXCLUSIVE")
+            self._run("COMMIT")
+        except sqlite3.OperationalError as err:
+            if err.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            message = (
+                f"{self._path}: these records are open already, here or in another process; "
+                "close them there first"
+            )
+            raise StorageError(message) from err
 
     def _create(self) -> None:
         found = self._run("PRAGMA user_version").fetchone()[0]

@@ -40,7 +40,10 @@ class VaultStore(MemoryStore):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as err:
             os.close(self._lock)
-            message = f"{lock}: another process is synchronising; wait for it"
+            message = (
+                f"{lock}: these records are open already, here or in another process; "
+                "close them there first"
+            )
             raise StorageError(message) from err
         super().save_state(vault.get(STATE, _STATE_KEY) or b"")
         last = 0
