@@ -61,6 +61,18 @@ def test_names_and_addresses_are_covered(detector):
         ("SSN 308-63-0237.", [("ssn", "308-63-0237")]),
         ("write to zhang.san [at] qq.com", [("email", "zhang.san [at] qq.com")]),
         ("老身份证110101900307109有效", [("cn_id", "110101900307109")]),
+        ("收款账号 6222\t0212\t3456\t7890\t128", [("bank_card", "6222\t0212\t3456\t7890\t128")]),
+        ("手机139·0013·8888", [("mobile", "139·0013·8888")]),
+        ("手机1\u20e33\u20e3900138888", [("mobile", "1\u20e33\u20e3900138888")]),
+        ("往来港澳通行证号码：CA1234567", [("passport", "CA1234567")]),
+        ("台胞证12345678。", [("passport", "12345678")]),
+        ("passport no: K1234567A", [("passport", "K1234567A")]),
+        ("护照 E 1 2 3 4 5 6 7 8", [("passport", "E 1 2 3 4 5 6 7 8")]),
+        ("mailto:tom.o'neil@uni-bonn.de", [("email", "tom.o'neil@uni-bonn.de")]),
+        (
+            "write to mary dot jones at example dot org",
+            [("email", "mary dot jones at example dot org")],
+        ),
     ],
 )
 def test_other_kinds_are_found(detector, text, expected):
@@ -78,10 +90,52 @@ def test_other_kinds_are_found(detector, text, expected):
         "std::vector<int> and a::b::c",
         "圆周率约为3.14159265358979",
         "我们周五之前完成时间安排和项目管理的方案。",
+        "路由器与路径的查询，官方文件包含关键字、向量和方差。",
+        "线段树的左子树，函数的单峰，房源的高亮显示。",
+        "Section 4.2.1.3 of the spec; 参见第4.2.1.3节，版本号 5.15.0.91",
+        "mem 1390 MB, up 138 days",
+        "In July we shipped 13800 units; in August 13900. Translate it into French.",
+        "附近一家大型互联网公司，和一所知名大学",
     ],
 )
 def test_harmless_text_is_left_alone(detector, text):
     assert found(detector, text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "hidden"),
+    [
+        (
+            "家在厦门市思明区湖滨南路81号3单元502，三楼",
+            "address",
+            "厦门市思明区湖滨南路81号3单元502",
+        ),
+        (
+            "at 221B Baker Street, London NW1 6XE today",
+            "address",
+            "221B Baker Street, London NW1 6XE",
+        ),
+        (
+            "He moved to 350 5th Ave, New York, NY 10118",
+            "address",
+            "350 5th Ave, New York, NY 10118",
+        ),
+        ("Unter den Linden 77, 10117 Berlin", "address", "Unter den Linden 77, 10117 Berlin"),
+        ("to 12 rue de Rivoli, 75001 Paris.", "address", "12 rue de Rivoli, 75001 Paris"),
+        ("to Flat 3, 17 Rosemary Lane, Leeds LS1 4QT", "address", "Flat 3, 17 Rosemary Lane"),
+        ("我叫阿依古丽·买买提，来自喀什", "person", "阿依古丽·买买提"),
+        ("扎西顿珠在拉萨开店", "person", "扎西顿珠"),
+        ("小组长聂耳安排值日", "person", "聂耳"),
+        ("Nguyễn Văn Anh is the new intern.", "person", "Nguyễn Văn Anh"),
+        ("Mohammed al-Fayed signed the lease.", "person", "Mohammed al-Fayed"),
+        ("她在北京字节跳动科技有限公司上班", "organisation", "北京字节跳动科技有限公司"),
+        ("招商银行股份有限公司发来函件", "organisation", "招商银行股份有限公司"),
+        ("就职于中国工商银行北京分行", "organisation", "中国工商银行北京分行"),
+        ("阿里巴巴（中国）有限公司", "organisation", "阿里巴巴（中国）有限公司"),
+    ],
+)
+def test_names_and_addresses_are_found_whole(detector, text, kind, hidden):
+    assert any(name == kind and hidden in words for name, words in found(detector, text))
 
 
 def test_offsets_lead_back_to_the_original(detector):

@@ -17,11 +17,10 @@ _RUN = re.compile(rf"[{_HAN}]{{2,}}")
 _TITLE = re.compile(rf"(?:{any_of('zh_titles')})(?![{_HAN}]?[们厂])")
 _WEAK_TITLES = frozenset("总工某")
 _AFTER = re.compile(rf"$|[^{_HAN}]|的(?:{any_of('zh_possessions')})|{any_of('zh_after')}")
-_BEFORE = re.compile(rf"(?:^|[^{_HAN}]|{any_of('zh_before')})$")
-_STRONG_BEFORE = re.compile(
-    r"(?:叫|姓名(?:是|为)?|名叫|名字[是叫]|[联系收寄货件申请负责持卡本当事]人|户名|患者|客户|员工|同事)"
-    r"[:为是 ]{0,2}$"
+_BEFORE = re.compile(
+    rf"(?:^|[^{_HAN}]|{any_of('zh_before')}|{any_of('zh_introductions')}|{any_of('zh_roles')})$"
 )
+_STRONG_BEFORE = re.compile(rf"(?:{any_of('zh_introductions')})[:为是 ]{{0,2}}$")
 _EDGE = re.compile(rf"$|[^{_HAN}]|[收的说是和与在住]")
 _CONTEXT = 8
 # Nats by which a name must be likelier than text, and what the context adds to it.
@@ -32,6 +31,8 @@ _LARGE_BONUS = 6.0
 _UNSEEN = -5
 _DOUBLE_SURNAME = -4
 _OFFSET = 4
+# So many of the given-name characters make a name of a surname and a word: 高大伟.
+_MOST_USUAL = 250
 
 
 class ChineseNames:
@@ -46,6 +47,8 @@ class ChineseNames:
         self._given = frozenset(characters("zh_given"))
         self._never_given = frozenset(characters("zh_never_given"))
         self._not_surnames = frozenset(words("zh_not_surnames"))
+        self._not_names = frozenset(words("zh_not_names"))
+        self._usual = frozenset(characters("zh_given")[:_MOST_USUAL])
         surnames = characters("zh_surnames")
         self._surname = re.compile(f"{any_of('zh_double_surnames')}|[{surnames}]")
 
@@ -57,9 +60,21 @@ class ChineseNames:
                 start = match.start()
                 is_word = text[start - 1 : start + 1] in self._not_surnames
                 end = None if is_word else self._name_end(text, start, match.end())
+                if end and self._is_other_word(text, start, end):
+                    end = None
                 place = end or start + 1
                 if end:
                     yield Finding(start, end, Kind.PERSON)
+
+    def _is_other_word(self, text: str, start: int, end: int) -> bool:
+        """Whether the name that was found is a word of everyday texts, or begins with one."""
+        if text[start : start + 2] not in self._not_names:
+            return False
+        is_usual = end - start > 2 and text[end - 1] in self._usual and _AFTER.match(text, end)
+        title = _TITLE.match(text, end)
+        is_titled = title is not None and title.group() not in _WEAK_TITLES
+        before = text[max(0, start - _CONTEXT) : start]
+        return not (is_usual or is_titled or _STRONG_BEFORE.search(before))
 
     def _name_end(self, text: str, start: int, given: int) -> int | None:
         """Where the name ends whose surname is `text[start:given]`; None when it is no name."""
@@ -84,7 +99,8 @@ class ChineseNames:
             for pattern in (_EDGE, _TITLE, *([_AFTER] if bonus else []))
         )
         if second in self._given or (is_closed and self._may_be_given(second)):
-            score = ratio + self._ratios.get(first + second, _UNSEEN)
+            is_counted = first in self._given and second in self._given
+            score = ratio + self._ratios.get(first + second, _UNSEEN if is_counted else 0)
             if score <= _LONG_LIMIT + bonus + self._after(text, given + 2):
                 return given + 2
         limit = _SHORT_LIMIT + bonus + 2 * self._after(text, given + 1)

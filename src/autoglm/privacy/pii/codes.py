@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterator
 
 from autoglm.privacy.pii.checks import is_iban
-from autoglm.privacy.pii.fold import near_digits
+from autoglm.privacy.pii.fold import near_digits, places
 from autoglm.privacy.pii.kinds import Finding, Kind
 from autoglm.privacy.pii.lexicon import characters
 from autoglm.privacy.pii.numbers import CHINESE_DIGITS
 
 _MOST_LOCAL = 64
 _AT = re.compile(r"@|\[at\]|\(at\)|\{at\}", re.IGNORECASE)
-_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+\-]{0,63})( ?)$")
+_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+'&~\-]{0,63})( ?)$")
 _SPACED_LOCAL = re.compile(r"(?<![A-Za-z0-9])(?:[A-Za-z0-9._\-] ){2,64}$")
 _DOT = r"(?:\.| \. | ?\[dot\] ?| ?\(dot\) ?)"
 _DOMAIN = re.compile(
@@ -27,6 +27,13 @@ _DOMAIN = re.compile(
 )
 _SPACED_DOMAIN = re.compile(
     r"(?: [A-Za-z0-9\-]){1,63}(?: \.(?: [A-Za-z0-9]){2,18}){1,3}(?![A-Za-z0-9])"
+)
+# "mary dot jones at example dot org"
+_SPOKEN_DOMAIN = re.compile(
+    r" at [A-Za-z0-9\-]{1,63}(?:(?: dot | ?\. ?)[A-Za-z0-9\-]{1,63}){0,3} dot [A-Za-z]{2,18}\b"
+)
+_SPOKEN_LOCAL = re.compile(
+    r"(?<![A-Za-z0-9])[A-Za-z0-9](?:[A-Za-z0-9._%+\-]| dot | underscore | dash ){0,63}$"
 )
 _PLATE_LETTER = "[A-HJ-NP-Za-hj-np-z]"
 _PLATE = re.compile(
@@ -38,18 +45,27 @@ _EMBASSY = re.compile("[使领]")
 _EMBASSY_RIGHT = re.compile(r"[ ]?\d{6}(?!\d)")
 _EMBASSY_LEFT = re.compile(r"(?<!\d)\d{6}[使领](?![馆事])")
 _PASSPORT = re.compile(
-    r"(?<![A-Za-z0-9])(?:[DEGPS] ?\d{4} ?\d{4}|[DEPS][A-HJ-NP-Z] ?\d{7}|[HM]\d{8})(?![A-Za-z0-9])"
+    r"(?<![A-Za-z0-9])(?:[DEGPS] ?\d{4} ?\d{4}|[DEGPS](?: \d){8}|[DEPS][A-HJ-NP-Z] ?\d{7}"
+    r"|[HM]\d{8}(?:\d\d)?)(?![A-Za-z0-9])"
 )
-_PASSPORT_AFTER_WORD = re.compile(
-    r"(?:护照|passport)[^A-Za-z0-9]{0,8}(?:(?:号码|编号|号|number|num|no|is)[^A-Za-z0-9]{0,4}){0,2}"
-    r"([A-Za-z]{1,2} ?\d{6,9}|\d{9})(?![A-Za-z0-9])",
+# The numbers of other countries and of travel permits say nothing without such a word.
+_PASSPORT_WORDS = ("护照", "通行证", "台胞证", "回乡证", "旅行证", "海员证", "居留证")
+_PASSPORT_ENGLISH = ("passport", "travel document", "travel permit")
+_PASSPORT_FILL = re.compile(
+    r"[^A-Za-z0-9。；\n]{0,8}(?:(?:number|num|no|is|nr)\b[^A-Za-z0-9。；\n]{0,4}){0,3}",
     re.IGNORECASE,
+)
+_PASSPORT_CODE = re.compile(
+    rf"[A-Za-z]{{0,3}}(?:[ \-]?[0-9{CHINESE_DIGITS}]){{6,10}}(?: ?[A-Za-z])?(?![A-Za-z0-9])"
 )
 _SHORTEST_IPV6 = 6
 _IN_NUMBER = frozenset("0123456789.")
 _DOTTED = re.compile(r"[0-9] ?\. ?[0-9]")
 _IPV4 = re.compile(r"[0-9]{1,3}(?: ?\. ?[0-9]{1,3}){3}(?!\.?[0-9])")
-_VERSION_BEFORE = re.compile(r"(?:\bv|version|ver|版本|release)[ :.]{0,2}$", re.IGNORECASE)
+_VERSION_BEFORE = re.compile(
+    r"(?:\bv|version|ver|版本号?|版|release|build|section|chapter|§|[第章节表图])[ :.]{0,2}$",
+    re.IGNORECASE,
+)
 # Anchored at two colons, which are rare, and built to both sides.
 _COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 _IPV6_LEFT = re.compile(r"(?<![0-9A-Za-z:.])[0-9A-Fa-f:]{0,39}$")
@@ -70,9 +86,28 @@ def find_codes(text: str) -> Iterator[Finding]:
         for match in _IBAN.finditer(text, *part):
             if is_iban(match.group().replace(" ", "")):
                 yield Finding(match.start(), match.end(), Kind.IBAN)
-    for match in _PASSPORT_AFTER_WORD.finditer(text):
-        yield Finding(match.start(1), match.end(1), Kind.PASSPORT)
+    yield from _announced_passports(text)
     yield from _ip_addresses(text)
+
+
+def _announced_passports(text: str) -> Iterator[Finding]:
+    lowered = text.lower()
+    # A few capitals become two small letters; places in such a text would not agree.
+    if len(lowered) != len(text):
+        lowered = text
+    ends = [
+        place + len(word)
+        for word in (*_PASSPORT_WORDS, *_PASSPORT_ENGLISH)
+        for place in places(lowered, word)
+    ]
+    for end in ends:
+        fill = _PASSPORT_FILL.match(text, end)
+        # The words between may end in a Chinese digit of the number.
+        place = fill.end() if fill else end
+        while place > end and text[place - 1] in CHINESE_DIGITS:
+            place -= 1
+        if code := _PASSPORT_CODE.match(text, place):
+            yield Finding(code.start(), code.end(), Kind.PASSPORT)
 
 
 def _emails(text: str) -> Iterator[Finding]:
@@ -85,6 +120,10 @@ def _emails(text: str) -> Iterator[Finding]:
         if local is not None and domain is not None:
             start = at.start() - (len(local.group()))
             yield Finding(start, domain.end(), Kind.EMAIL)
+    for match in _SPOKEN_DOMAIN.finditer(text) if " dot " in text else ():
+        before = text[max(0, match.start() - 2 * _MOST_LOCAL) : match.start()]
+        if local := _SPOKEN_LOCAL.search(before):
+            yield Finding(match.start() - len(local.group()), match.end(), Kind.EMAIL)
 
 
 def _plates(text: str) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from autoglm.privacy.pii.fold import fold
 from autoglm.privacy.pii.kinds import Finding, Kind
 from autoglm.privacy.pii.numbers import find_numbers
 from autoglm.privacy.pii.organisations import find_organisations
+from autoglm.privacy.pii.transliterated_names import find_transliterated_names
 from autoglm.privacy.pii.western_addresses import find_western_addresses
 from autoglm.privacy.pii.western_names import WesternNames
 
@@ -37,6 +38,7 @@ class Detector:
             found += find_chinese_addresses(plain)
             found += self._chinese.find(plain)
             found += find_organisations(plain)
+            found += find_transliterated_names(plain)
         if _LETTERS.search(plain):
             found += find_western_addresses(plain, self._western.is_word)
             found += self._western.find(plain)
@@ -55,9 +57,10 @@ def merge(findings: Iterable[Finding]) -> list[Finding]:
             continue
         last = merged[-1]
         end = max(last.end, finding.end)
-        # A sure finding gives its name to the whole unless it is a small part of it.
-        is_small = 2 * (finding.end - finding.start) < end - last.start
-        kinds = (last.kind,) if is_small else (last.kind, finding.kind)
-        kind = min(kinds, key=_PRECEDENCE.__getitem__)
+        # The surer finding gives its name to the whole unless it is a small part of it.
+        large = [
+            each for each in (last, finding) if 2 * (each.end - each.start) >= end - last.start
+        ]
+        kind = min((each.kind for each in large), key=_PRECEDENCE.__getitem__)
         merged[-1] = Finding(last.start, end, kind)
     return merged

@@ -6,11 +6,13 @@ Every character of the folded text knows where it stood, so that findings lead b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+# Invisible characters, and marks that stand over or around others: 1\u20e3, 1\u0336, e\u0301.
 _INVISIBLE = re.compile(
-    "[\u00ad\u034f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]"
+    "[\u00ad\u0300-\u036f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u20d0-\u20f0\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e01ef]"
 )
 
 
@@ -64,16 +66,15 @@ def _respelled(text: str) -> str:
     return text
 
 
-_DIGITS = re.compile(r"[0-9]+")
-
-
 def near_digits(text: str, reach: int) -> list[tuple[int, int]]:
     """The parts of a text within `reach` characters of a digit, in order and apart."""
-    parts: list[tuple[int, int]] = []
-    for match in _DIGITS.finditer(text):
-        start, end = max(0, match.start() - reach), match.end() + reach
-        if parts and start <= parts[-1][1]:
-            parts[-1] = (parts[-1][0], end)
-        else:
-            parts.append((start, end))
-    return parts
+    digits = re.compile(rf"[0-9](?:[^0-9]{{0,{2 * reach}}}[0-9])*+")
+    return [(max(0, match.start() - reach), match.end() + reach) for match in digits.finditer(text)]
+
+
+def places(text: str, word: str) -> Iterator[int]:
+    """Where a word stands in a text, many times faster than by a regular expression."""
+    place = text.find(word)
+    while place >= 0:
+        yield place
+        place = text.find(word, place + len(word))

@@ -18,7 +18,21 @@ def characters(name: str) -> str:
 
 def any_of(name: str) -> str:
     """A regular expression for the words of a list, the longest first."""
-    return "|".join(re.escape(word) for word in sorted(words(name), key=len, reverse=True))
+    return _alternatives(sorted(set(words(name)), key=len, reverse=True))
+
+
+def _alternatives(choices: list[str]) -> str:
+    """Words that begin alike share their beginning, so that few are tried at a place."""
+    by_first: dict[str, list[str]] = {}
+    for word in choices:
+        by_first.setdefault(word[:1], []).append(word[1:])
+    parts = []
+    for first, rests in by_first.items():
+        if len(rests) == 1:
+            parts.append(re.escape(first + rests[0]))
+        else:
+            parts.append(f"{re.escape(first)}(?:{_alternatives(rests)})")
+    return "|".join(parts)
 
 
 def _text(name: str) -> str:

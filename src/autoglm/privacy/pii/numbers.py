@@ -16,7 +16,9 @@ CHINESE_DIGITS = "零〇○一二三四五六七八九幺两壹贰叁肆伍陆�
 _VALUES = "00012345678912123456789"
 _TO_ASCII = str.maketrans(CHINESE_DIGITS, _VALUES)
 _DIGIT = f"[0-9{CHINESE_DIGITS}]"
-_RUN = re.compile(rf"\+?\(?{_DIGIT}(?:[ \-.()]{{0,2}}{_DIGIT}){{5,}}(?:[ \-]?[xX](?![A-Za-z0-9]))?")
+_RUN = re.compile(
+    rf"\+?\(?{_DIGIT}(?:[ \-.()\t/_·]{{0,2}}{_DIGIT}){{5,}}(?:[ \-]?[xX](?![A-Za-z0-9]))?"
+)
 _GROUP = re.compile(r"[0-9]+(?:[ \-]?[xX])?")
 _MOST_DIGITS = 21
 _FEWEST_DIGITS = 7

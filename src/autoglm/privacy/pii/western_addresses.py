@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from autoglm.privacy.pii.fold import near_digits
+from autoglm.privacy.pii.fold import near_digits, places
 from autoglm.privacy.pii.kinds import Finding, Kind
 from autoglm.privacy.pii.lexicon import any_of, words
 
@@ -21,15 +21,21 @@ _NUMBER = r"\d{1,6}[A-Za-z]?"
 _SECOND_NUMBER = r"(?:\d{1,5} )?"
 # Words between two numbers that are no street: 2 of 3, 5 and 7.
 _FUNCTION = r"(?:and|or|for|in|is|was|are|were|to|with|at|on|has|have|had|that|this|by|from|as)\b"
+_MEASURE = r"(?:[kKMGT]i?[bB]|[kMG]?Hz|[kmcn]?m|[mnu]?s|px|[kKMG]bps|[kKMG]?W|rpm|fps)\b"
 _ORDINAL = r"\d{1,3}(?:st|nd|rd|th)"
 _UNIT_WORD = r"(?:apt|apartment|suite|ste|unit|flat|room|floor|box|p\.?o\.? ?box|#)"
 _LINE = r"(?:(?:,? ?\n[>?* \t]{0,6}){1,2},? ?|, ?)"
 # Unit, town, state, country and postcode, each on its own line or after a comma.
+# Great Britain and Canada: letters and digits.
+_MIXED_POSTCODE = r"(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d)\b"
 _REST_OF = (
     rf"(?:(?:{_LINE}| ){_UNIT_WORD}\.? ?#?\w{{1,6}}\b){{0,2}}"
     rf"(?:{_LINE}{_WORD}(?: {_WORD}){{0,5}}(?!\w)(?! ?[:@])){{0,3}}"
     rf"(?: [A-Z]{{2}}\b)?"
-    rf"(?:(?:{_LINE}| )(?:{_WORD} ){{0,3}}(?:[A-Z]{{1,2}}-)?\d{{4,6}}(?:-\d{{3,4}})?(?![\d-]))?"
+    rf"(?:(?:{_LINE}| )(?:(?!{_FUNCTION}){_WORD} ){{0,3}}"
+    rf"(?:{_MIXED_POSTCODE}|(?:[A-Z]{{1,2}}-)?\d{{4,6}}(?:-\d{{3,4}})?(?![\d-])))?"
+    # The second half of a postcode whose first half was taken for a word.
+    r"(?: \d[A-Z][A-Z\d]\b)?"
 )
 _BEGIN = r"(?<![\w.$€£%#-])"
 _NUMBER_FIRST = re.compile(
@@ -38,7 +44,7 @@ _NUMBER_FIRST = re.compile(
     re.IGNORECASE,
 )
 _NUMBER_LAST = re.compile(
-    rf"{_BEGIN}{_NUMBER} (?:(?!{_FUNCTION}){_WORD},? ){{1,6}}?"
+    rf"{_BEGIN}{_NUMBER} (?!{_MEASURE})(?:(?!{_FUNCTION}){_WORD},? ){{1,6}}?"
     rf"\d{{1,5}}[A-Za-z]?(?![\w:%]|[.,]\d){_REST_OF}"
 )
 _NUMBER_UNIT = re.compile(
@@ -47,7 +53,8 @@ _NUMBER_UNIT = re.compile(
     re.IGNORECASE,
 )
 _LOOSE = re.compile(
-    rf"{_BEGIN}{_NUMBER} {_SECOND_NUMBER}{_WORD}(?: {_WORD}){{0,4}}(?: \d{{1,5}}\.?)?{_REST_OF}"
+    rf"{_BEGIN}{_NUMBER} {_SECOND_NUMBER}(?!{_MEASURE}){_WORD}(?: (?!{_FUNCTION}){_WORD}){{0,4}}"
+    rf"(?: \d{{1,5}}\.?)?{_REST_OF}"
 )
 # A street is anchored at the part of it that says so, and built to both sides from there.
 _STREET = re.compile(
@@ -64,8 +71,21 @@ _BOX = re.compile(
     rf"|us(?:s|ns|nv|cgc) {_WORD}(?= ?\n))(?:,? box \d{{1,6}})?{_REST_OF}",
     re.IGNORECASE,
 )
-# How a box may begin; on small letters, which is faster than ignoring their case.
-_BOX_BEGIN = re.compile(r"(?<!\w)(?:psc|unit|apt|suite|p\.?o\.? ?box|box|cmr|us[snc])")
+# How a box may begin, in small letters; literal words are found much faster than alternatives.
+_BOX_WORDS = (
+    "psc ",
+    "unit ",
+    "apt ",
+    "apt. ",
+    "suite ",
+    "box ",
+    "cmr ",
+    "uss ",
+    "usns ",
+    "usnv ",
+    "uscgc ",
+)
+_POST_OFFICE = re.compile(r"(?<!\w)p\.?o\.? ?$")
 _CORNER = re.compile(
     rf"(?:the )?corner of (?:(?:{_WORD}|\d{{1,5}}\.?) ){{1,6}}"
     rf"and (?:{_WORD}|\d{{1,5}})(?: (?:{_WORD}|\d{{1,5}})){{0,4}}",
@@ -81,6 +101,8 @@ _POSTCODE = re.compile(
     re.IGNORECASE,
 )
 _ENDS_IN_POSTCODE = re.compile(r"[ \n]\d{4,6}(?:-\d{3,4})?$")
+_ENDS_IN_LINE_OF_POSTCODE = re.compile(r"[,\n] ?(?:[A-Z]{1,2}-)?\d{4,5}$")
+_TOWN_AFTER = re.compile(r" [^\W\d_a-z][\w'’\-]+")
 _ANNOUNCED = re.compile(
     r"(?:address|live[sd]? (?:at|on|in)|living at|reside[sd]? (?:at|on)|located (?:at|on)"
     r"|ship(?:ped)? (?:it )?to|deliver(?:ed)? (?:it )?to|mail(?:ed)? (?:it )?to|moved? to"
@@ -91,7 +113,21 @@ _ANNOUNCED = re.compile(
 )
 _NEW_LINE = re.compile(r"[,\n][\s>?*,]*([a-z]+)\b")
 _TOWN_WORDS = frozenset(words("western_town_words"))
-_HOUSE = re.compile(r"[0-9]{1,6}[A-Za-z]?,? (?:[0-9]{1,5} )?[^\W\d_\u4e00-\u9fff]")
+_HOUSE = re.compile(r"[0-9]{1,6}[A-Za-z]?,? (?:[0-9]{1,5} ?)?[^\W\d_\u4e00-\u9fff]")
+# "Flat 3, " before the number of a house.
+_UNIT_BEFORE = re.compile(
+    rf"(?<!\w)(?:(?:{_UNIT_WORD}|block|building|tower|level|no|number)\.? ?#?"
+    r"(?:\w{1,6},? )?){1,3}$",
+    re.IGNORECASE,
+)
+# House, postcode and town, whatever the street is called: "Unter den Linden 77, 10117 Berlin".
+_TOWN = re.compile(
+    r" \d{1,4}[A-Za-z]?,? (?:[A-Z]{1,2}-)?(?!(?:19|20)\d\d )\d{4,5} [^\W\d_a-z][\w'’.\-]+"
+)
+_LEFT_OF_TOWN = re.compile(rf"(?<![\w.])[^\W\d_a-z][\w'’.\-]*(?: {_WORD}){{0,4}}$")
+_MONTH = re.compile(
+    "(?:jan|febr)uary|march|april|may|june|july|august|(?:sept|nov|dec)ember|october"
+)
 _SOME_DIGIT = re.compile(r"\d")
 _LETTERS = re.compile(r"[^\W\d_]+")
 
@@ -105,17 +141,29 @@ def find_western_addresses(text: str, is_word: IsWord) -> Iterator[Finding]:
     lowered = text.lower()
     # A few capitals become two small letters; places in such a text would not agree.
     if len(lowered) == len(text):
-        boxes = (_BOX.match(text, begin.start()) for begin in _BOX_BEGIN.finditer(lowered))
+        boxes = (_BOX.match(text, place) for place in _box_places(lowered))
     else:
         boxes = (match for match in _BOX.finditer(text))
     corners = _CORNER.finditer(text) if "corner of" in lowered else ()
     for match in (*filter(None, boxes), *corners):
         yield Finding(match.start(), _trimmed(match, is_word), Kind.ADDRESS)
     for match in _AFTER_PREPOSITION.finditer(text):
-        if _is_named(match.group(1), is_word):
+        first = match.group(1).partition(" ")[0].lower()
+        if _MONTH.fullmatch(first) is None and _is_named(match.group(1), is_word):
             yield Finding(match.start(1), _trimmed(match, is_word), Kind.ADDRESS)
+    for match in _TOWN.finditer(text):
+        if left := _LEFT_OF_TOWN.search(text[max(0, match.start() - 60) : match.start()]):
+            yield Finding(match.start() - len(left.group()), match.end(), Kind.ADDRESS)
     for match in _POSTCODE.finditer(text) if "code" in lowered else ():
         yield Finding(match.start(1), match.end(1), Kind.ADDRESS)
+
+
+def _box_places(lowered: str) -> Iterator[int]:
+    for word in _BOX_WORDS:
+        for place in places(lowered, word):
+            before = lowered[max(0, place - 6) : place]
+            office = _POST_OFFICE.search(before)
+            yield place - len(office.group()) if office else place
 
 
 def _is_named(text: str, is_word: IsWord) -> bool:
@@ -128,7 +176,9 @@ def _numbered(text: str, is_word: IsWord) -> Iterator[Finding]:
     for number in _HOUSE.finditer(text):
         start = number.start()
         if match := _NUMBER_FIRST.match(text, start):
-            yield Finding(start, _trimmed(match, is_word), Kind.ADDRESS)
+            unit = _UNIT_BEFORE.search(text, max(0, start - 40), start)
+            begin = unit.start() if unit else start
+            yield Finding(begin, _trimmed(match, is_word), Kind.ADDRESS)
         for pattern in (_NUMBER_LAST, _NUMBER_UNIT):
             match = pattern.match(text, start)
             if match and _is_named(match.group(), is_word):
@@ -160,4 +210,8 @@ def _trimmed(match: re.Match[str], is_word: IsWord) -> int:
     for line in _NEW_LINE.finditer(match.group()):
         if is_word(line.group(1)) and line.group(1) not in _TOWN_WORDS:
             return match.start() + line.start()
-    return match.end()
+    end = match.end()
+    if _ENDS_IN_LINE_OF_POSTCODE.search(match.string, match.start(), end):
+        town = _TOWN_AFTER.match(match.string, end)
+        return town.end() if town else end
+    return end

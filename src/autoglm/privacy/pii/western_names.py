@@ -13,14 +13,19 @@ from typing import NamedTuple
 from autoglm.privacy.pii.kinds import Finding, Kind
 from autoglm.privacy.pii.lexicon import any_of, words
 
-_LETTER = "A-Za-zÀ-ÖØ-öø-ɏͰ-ϿЀ-ӿ"
-_CAPITAL = "A-ZÀ-ÖØ-ÞĀĂĄĆĈĊČĎĐĒĔĖĘĚĜĞĠĢĤĦĨĪĬĮİĴĶĹĻĽĿŁŃŅŇŌŎŐŒŔŖŘŚŜŞŠŢŤŦŨŪŬŮŰŲŴŶŸŹŻŽΆ-ΏΑ-ΫА-Я"
+# Vietnamese letters alternate, the large ones have even numbers.
+_LARGE_VIETNAMESE = "".join(chr(code) for code in range(0x1E00, 0x1F00, 2))
+_LETTER = "A-Za-zÀ-ÖØ-öø-ɏͰ-ϿЀ-ӿ\u1e00-\u1eff"
+_CAPITAL = (
+    "A-ZÀ-ÖØ-ÞĀĂĄĆĈĊČĎĐĒĔĖĘĚĜĞĠĢĤĦĨĪĬĮİĴĶĹĻĽĿŁŃŅŇŌŎŐŒŔŖŘŚŜŞŠŢŤŦŨŪŬŮŰŲŴŶŸŹŻŽƠƯΆ-ΏΑ-ΫА-Я"
+    f"{_LARGE_VIETNAMESE}"
+)
 _WORD = rf"[{_CAPITAL}][{_LETTER}]*(?:['’\-][{_LETTER}]+)*"
 _ABBREVIATED = r"(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Rev|Hon|Capt|Lt|Col|Sgt|[A-Z])\."
 _PARTICLE = f"(?:{any_of('western_particles')})"
 _SEQUENCE = re.compile(
     rf"(?<![{_LETTER}0-9_'’@#/.$-])(?:{_ABBREVIATED}|{_WORD})"
-    rf"(?: (?:{_PARTICLE} ){{0,2}}(?:{_ABBREVIATED}|{_WORD})){{0,9}}(?![{_LETTER}0-9_@/])"
+    rf"(?: (?:{_PARTICLE}[ -]){{0,2}}(?:{_ABBREVIATED}|{_WORD})){{0,9}}(?![{_LETTER}0-9_@/])"
 )
 _TOKEN = re.compile(rf"{_ABBREVIATED}|[{_LETTER}]+(?:['’\-][{_LETTER}]+)*")
 _NEXT_SMALL = re.compile(rf" ((?:[{_LETTER}]+(?:['’\-][{_LETTER}]+)*|[a-z]\.))(?![{_LETTER}0-9@])")
@@ -29,6 +34,10 @@ _CONTRACTED = re.compile(r"['’](?:m|d|ll|ve|re|t)$|^[^'’]{1,2}['’]s$")
 _SMALL = re.compile(rf"(?<![{_LETTER}0-9_@./\\-])[{_LETTER}]{{4,}}(?![{_LETTER}0-9_@/\\])")
 _SENTENCE_START = re.compile(r"(?:^|[.!?:;\n\"“”(\[*>|•-]|\d[.)])\s*$")
 _POSSESSIVE = re.compile(r"['’]s?$")
+_MONTHS = frozenset({"april", "may", "june", "august"})
+_TIME_BEFORE = re.compile(
+    r"(?:in|of|by|since|until|till|from|to|before|after|last|next|this|\d) ?$"
+)
 _BREAKS = frozenset(
     {"i", "a", "the", "in", "on", "at", "to", "for", "of", "and", "or", "but", "if"}
 )
@@ -48,6 +57,7 @@ class WesternNames:
         self._proper = frozenset(words("en_proper"))
         self._firsts = frozenset(words("en_firsts"))
         self._titles = frozenset(words("en_titles"))
+        self._not_names = frozenset(words("en_not_names"))
         self._joined = frozenset((*words("western_particles"), *words("western_degrees")))
         self._organisation_ends = frozenset(words("en_organisation_ends"))
         names = frozenset(words("en_names"))
@@ -141,11 +151,19 @@ class WesternNames:
         small = word.rstrip(".").lower()
         return len(small) == 1 or small not in self._words or small in self._firsts
 
+    def _is_other_word(self, text: str, token: _Token, small: str) -> bool:
+        """Whether a name that stands alone is a language, a product or a month."""
+        if small in _MONTHS:
+            return _TIME_BEFORE.search(text[max(0, token.start - 8) : token.start]) is not None
+        return small in self._not_names
+
     def _person(self, text: str, run: list[_Token], *, is_start: bool) -> Iterator[Finding]:
         parts = [_POSSESSIVE.sub("", token.text).rstrip(".").lower() for token in run]
         named = [word for word in parts if len(word) > 1 and word not in self._titles]
         is_title = bool(parts) and parts[0] in self._titles
         if not named or (not is_title and all(word in self._proper for word in named)):
+            return
+        if len(named) == 1 and not is_title and self._is_other_word(text, run[0], named[0]):
             return
         last = run[-1]
         is_label = text.startswith(":", last.end)
