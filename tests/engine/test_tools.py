@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 from tests.fakes import BYTES, ask, text_of
 
-from autoglm.engine.call_reader import CallReader
+from autoglm.engine.call_reader import CallPart, CallReader
 from autoglm.engine.model import load_model
 from autoglm.engine.prompt import PromptBuilder
 from autoglm.engine.template import render
@@ -174,6 +174,77 @@ def test_calls_are_found_however_the_text_is_cut(form, text) -> None:
         more, found = reader.flush()
         assert content + more == "Let me see.\n"
         assert calls + found == CALLS
+
+
+TRICKY = Tool(
+    "write",
+    "",
+    '{"type": "object", "properties": {"text": {"type": "string"}, "rows": {"type": "array"},'
+    ' "n": {"type": ["integer", "null"]}}}',
+)
+TRICKY_VALUES = [
+    {},
+    {"text": ""},
+    {"text": 'a "quoted" \\ line\nwith {braces] and 😀'},
+    {"text": "what </tool_call> and <arg_key> and <tool_call> mean", "n": None},
+    {"rows": [[1, "]}"], {"a": "</tool_call>"}], "text": "罗马", "n": -3},
+]
+
+
+def written(form: str, value: dict) -> str:
+    """A call as a model of this form writes it."""
+    if form == "glm":
+        parts = "".join(
+            f"<arg_key>{key}</arg_key>\n<arg_value>{one if key == 'text' else json.dumps(one)}"
+            "</arg_value>\n"
+            for key, one in value.items()
+        )
+        return f"<tool_call>write\n{parts}</tool_call>"
+    key = "parameters" if form == "llama" else "arguments"
+    body = f'{{"name": "write", "{key}": {json.dumps(value)}}}'
+    return body if form == "llama" else f"<tool_call>\n{body}\n</tool_call>"
+
+
+@pytest.mark.parametrize("form", ["hermes", "glm", "llama"])
+@pytest.mark.parametrize("value", TRICKY_VALUES)
+def test_the_parts_of_a_growing_call_are_its_arguments(form, value) -> None:
+    rng = random.Random(2)
+    text = written(form, value) if form == "llama" else written(form, value) * 2
+    for _ in range(30):
+        reader, rest = CallReader(form, [TRICKY], has_parts=True), text
+        told: list[list[str]] = []
+        content, calls = "", []
+        while rest:
+            length = rng.randrange(1, 9)
+            more, found = reader.push(rest[:length])
+            content, calls, rest = content + more, calls + found, rest[length:]
+            for part in reader.take_parts():
+                if part.name:
+                    told.append([])
+                assert part.number == len(told) - 1
+                told[-1].append(part.arguments)
+        more, found = reader.flush()
+        calls += found
+        assert (content + more, reader.take_parts()) == ("", [])
+        assert [json.loads("".join(one)) for one in told] == [value] * len(calls)
+        assert [json.loads(call.arguments) for call in calls] == [value] * len(told)
+        assert len(told) == (1 if form == "llama" else 2)
+
+
+@pytest.mark.parametrize("form", ["hermes", "glm", "llama"])
+def test_arguments_are_told_while_they_grow(form) -> None:
+    reader = CallReader(form, [TRICKY], has_parts=True)
+    text = written(form, {"text": "z" * 200})
+    reader.push(text[: text.index("z") + 100])
+    told = "".join(part.arguments for part in reader.take_parts())
+    assert told.startswith('{"text": "') and told.count("z") >= 80
+    assert reader.flush() == ("", [])
+
+
+def test_a_call_in_an_unusual_style_is_told_at_once() -> None:
+    reader = CallReader("hermes", [TRICKY], has_parts=True)
+    reader.push('<tool_call>{"arguments": {"n": 1}, "name": "write"}</tool_call>')
+    assert reader.take_parts() == [CallPart(0, "write", '{"n": 1}')]
 
 
 def test_a_llama_call_is_the_whole_answer() -> None:

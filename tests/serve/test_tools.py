@@ -67,6 +67,27 @@ def test_a_call_comes_in_deltas(client) -> None:
     check_arguments(message.tool_calls[0].function.arguments)
 
 
+def test_arguments_come_while_they_are_written(server) -> None:
+    text = {"type": "string", "minLength": 400, "maxLength": 400}
+    function = {"name": "note", "parameters": {"type": "object", "properties": {"text": text}}}
+    function["parameters"]["required"] = ["text"]
+    body = chat(
+        "Note it",
+        tools=[{"type": "function", "function": function}],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=600,
+        stream=True,
+    )
+    choices = [event["choices"][0] for event in server.post(ROUTE, body).events]
+    parts = [part for one in choices for part in one["delta"].get("tool_calls", [])]
+    assert [part["function"].get("name") for part in parts] == ["note"] + [None] * (len(parts) - 1)
+    assert len(parts) > 4
+    arguments = json.loads("".join(part["function"]["arguments"] for part in parts))
+    assert len(arguments["text"]) == 400
+    assert choices[-1]["finish_reason"] == "tool_calls"
+
+
 def test_a_result_leads_to_the_next_turn(client) -> None:
     first = (
         client.chat.completions.create(

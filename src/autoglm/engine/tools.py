@@ -165,7 +165,7 @@ class _Writer:
     def _glm_value(self, name: str, schema: dict[str, Any]) -> tuple[str, list[str]]:
         """A value up to and with the word that closes it: texts as they are, others as JSON."""
         close = self.word(VALUE_CLOSE)
-        is_text = schema.get("type") == "string"
+        is_text = is_text_schema(schema)
         if is_text and "enum" in schema:
             return f"({' | '.join(json.dumps(text) for text in schema['enum'])}) {close}", []
         if not is_text:
@@ -174,6 +174,11 @@ class _Writer:
         if self._is_control(VALUE_CLOSE):
             return f"TEXT {close}", []
         return name, [f"{name}[lazy]: TEXT {close}"]
+
+
+def is_text_schema(schema: object) -> bool:
+    """Whether a value of this schema is a text, which GLM writes as it is."""
+    return isinstance(schema, dict) and schema.get("type") == "string"
 
 
 def _styled(schema: dict[str, Any]) -> str:

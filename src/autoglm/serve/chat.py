@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from autoglm.engine.call_reader import CallReader
+from autoglm.engine.call_reader import CallPart, CallReader
 from autoglm.serve.answers import Piece, ending, unless_gone
 from autoglm.serve.errors import FieldError
 from autoglm.serve.fields import Fields
@@ -21,7 +21,7 @@ from autoglm.serve.http import DONE, SSE, Json, read_body, sse, stream
 from autoglm.serve.models import Opened, ServedModel
 from autoglm.serve.parse import Wishes, read_top_logprobs, read_wishes
 from autoglm.serve.service import Service, Work
-from autoglm.serve.tool_fields import ToolWishes, call_deltas, call_form, read_calls, read_tools
+from autoglm.serve.tool_fields import ToolWishes, call_delta, call_form, read_calls, read_tools
 from autoglm.types import Chunk, Message, Request, Result, Role, ToolCall, Usage
 
 MAX_MESSAGES = 4096
@@ -146,8 +146,8 @@ class Answer:
     finish: str | None = None
     has_begun: bool = False
 
-    def take(self, chunk: Chunk) -> tuple[str, list[ToolCall]]:
-        """The new text and calls of a chunk."""
+    def take(self, chunk: Chunk) -> str:
+        """The new text of a chunk."""
         text, calls = chunk.text, list[ToolCall]()
         if self.reader is not None:
             text, calls = self.reader.push(text)
@@ -160,7 +160,11 @@ class Answer:
             self.finish = ending(chunk.finish_reason)
             if self.calls and self.finish == "stop":
                 self.finish = "tool_calls"
-        return text, calls
+        return text
+
+    def take_parts(self) -> list[CallPart]:
+        """The news of calls."""
+        return [] if self.reader is None else self.reader.take_parts()
 
 
 class ChatReply:
@@ -193,7 +197,7 @@ class ChatReply:
         """Deltas, the last of each answer with its finish reason."""
         async with aclosing(pieces):
             async for piece in pieces:
-                answer, text, calls = self._take(piece)
+                answer, text = self._take(piece)
                 delta: dict[str, Any] = {"content": text} if text else {}
                 if not answer.has_begun:
                     answer.has_begun = True
@@ -201,10 +205,9 @@ class ChatReply:
                 logprobs = self._logprobs(piece.chunk)
                 if delta or logprobs:
                     yield self._event(piece.index, delta, None, logprobs)
-                first = len(answer.calls) - len(calls)
-                for number, call in enumerate(calls, start=first):
-                    for part in call_deltas(number, call):
-                        yield self._event(piece.index, {"tool_calls": [part]}, None, [])
+                for part in answer.take_parts():
+                    calls = {"tool_calls": [call_delta(part)]}
+                    yield self._event(piece.index, calls, None, [])
                 if answer.finish is not None:
                     yield self._event(piece.index, {}, answer.finish, [], self._about)
         if self._wishes.has_usage:
@@ -212,22 +215,23 @@ class ChatReply:
             yield sse(head | {"choices": [], "usage": usage_form(self._usages)})
         yield DONE
 
-    def _take(self, piece: Piece) -> tuple[Answer, str, list[ToolCall]]:
+    def _take(self, piece: Piece) -> tuple[Answer, str]:
         if not self._answers:  # the model is in memory by now
             self._answers = [Answer(self._reader()) for _ in range(self._wishes.num_answers)]
         answer = self._answers[piece.index]
-        text, calls = answer.take(piece.chunk)
+        text = answer.take(piece.chunk)
         answer.logprobs += self._logprobs(piece.chunk)
         if piece.chunk.finish_reason is not None:
             self._usages.append(piece.chunk.usage or Usage(0, 0))
         if piece.chunk.result is not None:
             self._about = {"autoglm": about(piece.chunk.result)}
-        return answer, text, calls
+        return answer, text
 
     def _reader(self) -> CallReader | None:
         if not self._tools.may_call:
             return None
-        return CallReader(self._model.tool_form, self._tools.tools)
+        form, tools = self._model.tool_form, self._tools.tools
+        return CallReader(form, tools, has_parts=self._wishes.is_streamed)
 
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}

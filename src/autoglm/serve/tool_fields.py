@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
+from autoglm.engine.call_reader import CallPart
 from autoglm.engine.grammar import check_grammar
 from autoglm.errors import GrammarError
 from autoglm.serve.errors import FieldError
@@ -110,15 +111,20 @@ def _arguments(function: Fields) -> str:
 
 def call_form(call: ToolCall) -> dict[str, Any]:
     """A call as OpenAI's clients read it, with a name of its own."""
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
+    return {"id": _new_id(), "type": "function", "function": _function(call.name, call.arguments)}
 
 
-def call_deltas(index: int, call: ToolCall) -> list[dict[str, Any]]:
-    """A call as two deltas of a stream: its name, then its arguments."""
-    head = call_form(call)
-    head["function"] = {"name": call.name, "arguments": ""}
-    return [
-        {"index": index} | head,
-        {"index": index, "function": {"arguments": call.arguments}},
-    ]
+def call_delta(part: CallPart) -> dict[str, Any]:
+    """A part of a call as a delta of a stream: its name, or more of its arguments."""
+    if not part.name:
+        return {"index": part.number, "function": {"arguments": part.arguments}}
+    function = _function(part.name, part.arguments)
+    return {"index": part.number, "id": _new_id(), "type": "function", "function": function}
+
+
+def _new_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _function(name: str, arguments: str) -> dict[str, str]:
+    return {"name": name, "arguments": arguments}
