@@ -77,9 +77,10 @@ CodeMatrix make_matrix(WeightType type, int rows, int cols, const CodeAt& code,
 
 // y = x W^T for [num_rows][cols] activations.
 std::vector<float> product(const Kernels& kernels, const CodeMatrix& m, const std::vector<float>& x,
-                           int num_rows, bool is_precise) {
+                           int num_rows, bool is_precise, float least_range = 0.0f) {
   const PackedMatrix& w = m.view;
   PackedRows rows = kernels.rows_format(w.type, num_rows, w.padded_cols, is_precise);
+  rows.least_range = least_range;
   const size_t plane_rows = round_up(num_rows * rows.planes, 16);
   AlignedBuffer<std::byte> data(plane_rows * w.padded_cols * 4);
   AlignedBuffer<float> scale(num_rows);
@@ -118,8 +119,8 @@ std::string describe(Isa isa, WeightType type, int rows, int cols, int num_rows,
          " precise " + std::to_string(is_precise);
 }
 
-// Activations that are their own codes, because the largest is that of the format, and sums that a
-// float holds: the product is the integer itself.
+// Activations that are their own codes, because the largest is that of the format or the range is
+// fixed there, and sums that a float holds: the product is the integer itself.
 void test_dots_are_exact() {
   std::mt19937 rng(1);
   const auto draw = [&rng](int low, int high) {
@@ -139,12 +140,17 @@ void test_dots_are_exact() {
         // With two planes a few large values keep the sums below 2^24.
         std::vector<float> x(static_cast<size_t>(num_rows) * cols);
         for (float& value : x) value = static_cast<float>(draw(-127, 127) / (is_precise ? 16 : 1));
-        for (int i = 0; i < num_rows; ++i) x[i * cols + draw(0, cols - 1)] = -largest;
-        const std::vector<double> want = exact_product(m, x, num_rows);
-        for (const Isa isa : supported_isas()) {
-          const auto y = product(kernels_for(isa), m, x, num_rows, is_precise);
-          test::record(std::equal(y.begin(), y.end(), want.begin()), __FILE__, __LINE__,
-                       describe(isa, type, rows, cols, num_rows, is_precise));
+        for (const float range : {static_cast<float>(largest), 0.0f}) {
+          if (range == 0.0f) {
+            for (int i = 0; i < num_rows; ++i) x[i * cols + draw(0, cols - 1)] = -largest;
+          }
+          const std::vector<double> want = exact_product(m, x, num_rows);
+          for (const Isa isa : supported_isas()) {
+            const auto y = product(kernels_for(isa), m, x, num_rows, is_precise, range);
+            test::record(std::equal(y.begin(), y.end(), want.begin()), __FILE__, __LINE__,
+                         describe(isa, type, rows, cols, num_rows, is_precise) + " range " +
+                             std::to_string(range));
+          }
         }
       }
     }
@@ -222,7 +228,7 @@ void test_broken_activations_reach_every_product() {
         x[3 * cols + place] = value;
         for (const Isa isa : supported_isas()) {
           for (const bool is_precise : {true, false}) {
-            const auto y = product(kernels_for(isa), m, x, num_rows, is_precise);
+            const auto y = product(kernels_for(isa), m, x, num_rows, is_precise, 2.0f);
             for (size_t i = 0; i < y.size(); ++i) {
               if (std::isnan(y[i]) == (i / rows == 3)) continue;
               test::record(false, __FILE__, __LINE__,

@@ -108,6 +108,8 @@ struct PackedRows {
   int rows = 0;         // M
   int padded_cols = 0;  // as the weight's
   int planes = 1;
+  // Integer rows whose values are all smaller are packed as if one were so large.
+  float least_range = 0.0f;
   void* data = nullptr;
   float* scale = nullptr;        // [M], integer planes
   int32_t* group_sum = nullptr;  // [M*planes][padded_cols/64], sums of codes, kI8

@@ -41,7 +41,8 @@ void pack_row_f32(const PackedRows& out, int row, const float* x, int cols) {
 }
 
 void pack_row_i8(const PackedRows& out, int row, const float* x, int cols) {
-  const float largest = max_abs(x, cols);
+  const float own_largest = max_abs(x, cols);
+  const float largest = own_largest < out.least_range ? out.least_range : own_largest;
   const float steps = out.planes == 2 ? kTwoPlaneSteps : 127.0f;
   const float inverse = largest > kTiniestRow ? steps / largest : 0.0f;
   out.scale[row] = largest / steps;

@@ -169,7 +169,8 @@ inline void pack_group_i8(const float* x, int k, int cols, F32x16 inverse,
 template <int kPlanes, bool kHasSums>
 inline void pack_planes_i8(const PackedRows& out, int row, const float* x, int cols) {
   constexpr float kSteps = kPlanes == 2 ? kTwoPlaneSteps : 127.0f;
-  const float largest = max_abs(x, cols);
+  const float own_largest = max_abs(x, cols);
+  const float largest = own_largest < out.least_range ? out.least_range : own_largest;
   out.scale[row] = largest / kSteps;
   // A row that no scale fits, tiny or broken, has zeros for codes: 0 times NaN would be noise.
   const int num_used = largest > kTiniestRow ? cols : 0;

@@ -53,12 +53,19 @@ void sum_groups(const PackedRows& rows, int row) {
 
 }  // namespace
 
-PackedRows PackedActivations::format(WeightType type, int rows, int padded_cols) const {
-  return kernels_.rows_format(type, rows, padded_cols, is_precise_);
+void PackedActivations::reserve(WeightType type, int rows, int padded_cols, int num_matrices) {
+  reserve_for(type, kernels_.rows_format(type, rows, padded_cols, is_precise_), num_matrices);
 }
 
-void PackedActivations::reserve(WeightType type, int rows, int padded_cols, int num_matrices) {
-  const PackedRows layout = format(type, rows, padded_cols);
+void PackedActivations::reserve(const Linear& linear, int rows) {
+  const PackedMatrix& weight = linear.matrix;
+  const bool is_precise = is_precise_ || linear.input_scale != nullptr;
+  reserve_for(weight.type, kernels_.rows_format(weight.type, rows, weight.padded_cols, is_precise),
+              1);
+}
+
+void PackedActivations::reserve_for(WeightType type, const PackedRows& layout, int num_matrices) {
+  const int rows = layout.rows, padded_cols = layout.padded_cols;
   const int num_pads = std::min(num_matrices, rows) - 1;
   const size_t num_rows = num_stored_rows(layout) + static_cast<size_t>(num_pads) * kTileRows;
   data_.reserve(num_rows * row_bytes(layout, type));
@@ -71,6 +78,15 @@ PackedRows PackedActivations::prepare(const PackedMatrix& weight, int rows) {
   return append(weight, rows);
 }
 
+PackedRows PackedActivations::prepare(const Linear& linear, int rows) {
+  clear();
+  const PackedMatrix& weight = linear.matrix;
+  const bool is_precise = is_precise_ || linear.input_scale != nullptr;
+  PackedRows layout = kernels_.rows_format(weight.type, rows, weight.padded_cols, is_precise);
+  layout.least_range = linear.input_range;
+  return append(weight.type, layout);
+}
+
 void PackedActivations::clear() {
   num_bytes_ = 0;
   num_rows_ = 0;
@@ -78,13 +94,17 @@ void PackedActivations::clear() {
 }
 
 PackedRows PackedActivations::append(const PackedMatrix& weight, int rows) {
-  PackedRows layout = format(weight.type, rows, weight.padded_cols);
+  return append(weight.type,
+                kernels_.rows_format(weight.type, rows, weight.padded_cols, is_precise_));
+}
+
+PackedRows PackedActivations::append(WeightType type, PackedRows layout) {
   layout.data = data_.data() + num_bytes_;
   layout.scale = scale_.data() + num_rows_;
   layout.group_sum = group_sum_.data() + num_sums_;
-  num_bytes_ += num_stored_rows(layout) * row_bytes(layout, weight.type);
-  num_rows_ += rows;
-  num_sums_ += static_cast<size_t>(rows) * layout.planes * (layout.padded_cols / kGroupSize);
+  num_bytes_ += num_stored_rows(layout) * row_bytes(layout, type);
+  num_rows_ += layout.rows;
+  num_sums_ += static_cast<size_t>(layout.rows) * layout.planes * (layout.padded_cols / kGroupSize);
   return layout;
 }
 

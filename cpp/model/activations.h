@@ -5,6 +5,7 @@
 
 #include "base/aligned_buffer.h"
 #include "kernels/kernels.h"
+#include "model/linear.h"
 
 namespace autoglm {
 
@@ -17,16 +18,21 @@ class PackedActivations {
   // Makes room for `rows` rows of activations for matrices of this weight type and width, divided
   // among up to `num_matrices`.
   void reserve(WeightType type, int rows, int padded_cols, int num_matrices = 1);
+  // The same for one linear layer.
+  void reserve(const Linear& linear, int rows);
 
-  // Ready for pack_row() of `rows` rows for `weight`; what was packed before is lost.
+  // Ready for pack_row() of `rows` rows for `weight`; what was packed before is lost. The second
+  // form packs as the linear layer asks for, with 16 bits where its inputs have scales.
   PackedRows prepare(const PackedMatrix& weight, int rows);
+  PackedRows prepare(const Linear& linear, int rows);
 
   // As prepare(), beside what was packed since the last clear().
   void clear();
   PackedRows append(const PackedMatrix& weight, int rows);
 
  private:
-  PackedRows format(WeightType type, int rows, int padded_cols) const;
+  void reserve_for(WeightType type, const PackedRows& layout, int num_matrices);
+  PackedRows append(WeightType type, PackedRows layout);
 
   const Kernels& kernels_;
   bool is_precise_;

@@ -54,6 +54,12 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
       packed_.reserve(type, max_tokens, round_up(cols, k_align(type)));
     }
   }
+  for (const LayerWeights& layer : model.layers()) {
+    const Mlp& mlp = layer.moe.experts.empty() ? layer.mlp : layer.moe.shared;
+    for (const Linear* linear : {&layer.qkv, &layer.o, &mlp.gate_up, &mlp.down}) {
+      packed_.reserve(*linear, max_tokens);
+    }
+  }
 }
 
 template <typename RowOf>
@@ -68,15 +74,15 @@ void Transformer::normalize(Step step, const float* gain, int num_rows, const Ro
 
 // One row at a time, which is in the cache then.
 template <typename RowOf>
-PackedRows Transformer::normalize_and_pack(Step step, const float* gain, const PackedMatrix& weight,
+PackedRows Transformer::normalize_and_pack(Step step, const float* gain, const Linear& linear,
                                            int num_rows, const RowOf& row_of) {
   const StepScope scope = time_step(
       step, num_rows, [&] { return rows_cost(num_rows, config_.hidden_size, kNormOperations); });
-  const PackedRows x = packed_.prepare(weight, num_rows);
+  const PackedRows x = packed_.prepare(linear, num_rows);
   for_rows(pool_, num_rows, [&](int i) {
     kernels_.rms_norm(hidden_[row_of(i)], gain, config_.rms_norm_eps, config_.hidden_size,
                       normed_[i]);
-    kernels_.pack_row(x, weight.type, i, normed_[i], weight.cols);
+    pack_row(linear, x, i, normed_[i]);
   });
   return x;
 }
@@ -117,7 +123,7 @@ void Transformer::compute_head(int num_rows, const RowOf& row_of, float* logits,
   layer_ = kNoLayer;
   const PackedMatrix& weight = model_.head();
   const PackedRows x =
-      normalize_and_pack(Step::kFinalNorm, model_.final_norm(), weight, num_rows, row_of);
+      normalize_and_pack(Step::kFinalNorm, model_.final_norm(), {weight}, num_rows, row_of);
   const StepScope scope =
       time_step(Step::kHead, num_rows, [&] { return matrix_cost(weight, num_rows, weight.rows); });
   gemm(weight, x, {.data = logits, .stride = static_cast<int>(stride)});
@@ -169,8 +175,8 @@ void Transformer::compute_rotation(int position, float* cos, float* sin) const {
 
 void Transformer::attention_block(const LayerWeights& layer) {
   const int num_rows = pass_.num_rows();
-  const PackedRows x = normalize_and_pack(Step::kInputNorm, layer.input_norm, layer.qkv.matrix,
-                                          num_rows, [](int row) { return row; });
+  const PackedRows x = normalize_and_pack(Step::kInputNorm, layer.input_norm, layer.qkv, num_rows,
+                                          [](int row) { return row; });
   {
     const StepScope scope =
         time_step(Step::kQkv, num_rows, [&] { return linear_cost(layer.qkv, num_rows); });
@@ -180,7 +186,7 @@ void Transformer::attention_block(const LayerWeights& layer) {
   attend();
   const StepScope scope =
       time_step(Step::kOutput, num_rows, [&] { return linear_cost(layer.o, num_rows); });
-  add_to_residual(layer.o, pack(layer.o.matrix, attended_, num_rows), layer.attention_post_norm);
+  add_to_residual(layer.o, pack(layer.o, attended_, num_rows), layer.attention_post_norm);
 }
 
 KvLayer Transformer::kv_layer(const Chunk& chunk) const {
@@ -275,8 +281,8 @@ void Transformer::mlp_block(const LayerWeights& layer, int num_tokens,
                             const Checkpoint& checkpoint) {
   const auto same_row = [](int row) { return row; };
   if (layer.moe.experts.empty()) {
-    const PackedRows x = normalize_and_pack(Step::kMlpNorm, layer.mlp_norm,
-                                            layer.mlp.gate_up.matrix, num_tokens, same_row);
+    const PackedRows x =
+        normalize_and_pack(Step::kMlpNorm, layer.mlp_norm, layer.mlp.gate_up, num_tokens, same_row);
     dense_mlp(layer.mlp, x, layer.mlp_post_norm);
   } else {
     normalize(Step::kMlpNorm, layer.mlp_norm, num_tokens, same_row);
@@ -294,7 +300,7 @@ void Transformer::dense_mlp(const Mlp& mlp, const PackedRows& x, const float* po
   }
   const StepScope scope =
       time_step(Step::kDown, num_tokens, [&] { return linear_cost(mlp.down, num_tokens); });
-  add_to_residual(mlp.down, pack(mlp.down.matrix, activated_, num_tokens), post_norm);
+  add_to_residual(mlp.down, pack(mlp.down, activated_, num_tokens), post_norm);
 }
 
 // Experts add to the residual in ascending order, the shared one last, whatever else is in the
@@ -318,7 +324,7 @@ void Transformer::moe_block(const MoeWeights& moe, int num_tokens, const Checkpo
     experts_.run(moe, router_, normed_, num_tokens, hidden_, checkpoint);
   }
   if (config_.num_shared_experts == 0) return;
-  dense_mlp(moe.shared, pack(moe.shared.gate_up.matrix, normed_, num_tokens), nullptr);
+  dense_mlp(moe.shared, pack(moe.shared.gate_up, normed_, num_tokens), nullptr);
 }
 
 // Reads ahead what the next layer's router would choose now: attention and these experts change the
@@ -339,11 +345,22 @@ void Transformer::expect_experts(int num_tokens) {
   expert_cache_->expect(next, predictor_.used());
 }
 
-PackedRows Transformer::pack(const PackedMatrix& weight, Rows& rows, int num_rows) {
-  const PackedRows x = packed_.prepare(weight, num_rows);
-  for_rows(pool_, num_rows,
-           [&](int row) { kernels_.pack_row(x, weight.type, row, rows[row], weight.cols); });
+PackedRows Transformer::pack(const Linear& linear, Rows& rows, int num_rows) {
+  const PackedRows x = packed_.prepare(linear, num_rows);
+  for_rows(pool_, num_rows, [&](int row) { pack_row(linear, x, row, rows[row]); });
   return x;
+}
+
+// Changes `values` to what the matrix is to meet. NaN passes both steps.
+void Transformer::pack_row(const Linear& linear, const PackedRows& x, int row, float* values) {
+  const int cols = linear.matrix.cols;
+  if (linear.input_scale != nullptr) {
+    for (int k = 0; k < cols; ++k) values[k] *= linear.input_scale[k];
+  }
+  if (const float range = linear.input_range; range > 0.0f) {
+    for (int k = 0; k < cols; ++k) values[k] = std::min(std::max(values[k], -range), range);
+  }
+  kernels_.pack_row(x, linear.matrix.type, row, values, cols);
 }
 
 void Transformer::gemm(const Linear& linear, const PackedRows& x, Rows& out, Epilogue epilogue) {

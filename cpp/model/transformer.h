@@ -73,11 +73,12 @@ class Transformer {
   template <typename RowOf>
   void normalize(Step step, const float* gain, int num_rows, const RowOf& row_of);
   template <typename RowOf>
-  PackedRows normalize_and_pack(Step step, const float* gain, const PackedMatrix& weight,
-                                int num_rows, const RowOf& row_of);
+  PackedRows normalize_and_pack(Step step, const float* gain, const Linear& linear, int num_rows,
+                                const RowOf& row_of);
   template <typename RowOf>
   void compute_head(int num_rows, const RowOf& row_of, float* logits, size_t stride);
-  PackedRows pack(const PackedMatrix& weight, Rows& rows, int num_rows);
+  PackedRows pack(const Linear& linear, Rows& rows, int num_rows);
+  void pack_row(const Linear& linear, const PackedRows& x, int row, float* values);
   void gemm(const Linear& linear, const PackedRows& x, Rows& out, Epilogue epilogue);
   void gemm(const PackedMatrix& weight, const PackedRows& x, const GemmOutput& out);
   // hidden_ += linear(x), through a norm when `post_norm` is not null.

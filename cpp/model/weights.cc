@@ -1,6 +1,7 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <span>
 #include <string_view>
@@ -165,7 +166,15 @@ class WeightReader {
   }
 
   Linear linear(const std::string& name, int rows, int cols) {
-    return {matrix(name, rows, cols), table_.find_floats(name + ".bias", {rows})};
+    Linear result{.matrix = matrix(name, rows, cols),
+                  .bias = table_.find_floats(name + ".bias", {rows}),
+                  .input_scale = table_.find_floats(name + ".input_scale", {cols})};
+    const std::string range = name + ".input_range";
+    if (const float* value = table_.find_floats(range, {1})) {
+      if (!(*value > 0.0f) || !std::isfinite(*value)) reject(range, "is not positive and finite");
+      result.input_range = *value;
+    }
+    return result;
   }
 
   Mlp mlp(const std::string& gate_up, const std::string& down, int intermediate_size) {

@@ -10,6 +10,7 @@
 #include "base/prefault.h"
 #include "kernels/kernels.h"
 #include "model/config.h"
+#include "model/linear.h"
 
 namespace autoglm {
 
@@ -21,11 +22,6 @@ struct TensorEntry {
   int64_t file_index = 0;
   uint64_t offset = 0;  // from the start of the file
   uint64_t num_bytes = 0;
-};
-
-struct Linear {
-  PackedMatrix matrix;
-  const float* bias = nullptr;  // [matrix.rows] or null
 };
 
 // A gated MLP. gate_up has 2 * round_up(n, 16) rows in the order of Epilogue::kSwiGlu for a down of

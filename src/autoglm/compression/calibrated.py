@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from autoglm.compression.codes import Floats, unpack
+from autoglm.compression.codes import Floats
 from autoglm.compression.forward import LayerForward, rms_norm
-from autoglm.compression.matrices import Packed, may_prune, pack_calibrated, read_matrix
+from autoglm.compression.matrices import Packed, pack_calibrated, read_matrix, stored_values
 from autoglm.compression.recipe import Recipe
 from autoglm.compression.stage import Stage
 from autoglm.compression.structure import Layer, Thinning
@@ -152,14 +152,7 @@ class CalibratedUnits:
         return read_matrix(matrix, self._checkpoint)
 
     def _pack(self, matrix: Matrix, weights: Floats, inputs: Floats, *, may_scale: bool) -> Packed:
-        return pack_calibrated(
-            weights,
-            matrix.weights,
-            self._recipe,
-            inputs,
-            may_scale=may_scale,
-            pruning=self._recipe.pruning if may_prune(matrix) else None,
-        )
+        return pack_calibrated(weights, matrix, self._recipe, inputs, may_scale=may_scale)
 
     def _append(self, matrix: Matrix, packed: Packed) -> None:
         for spec, part in zip(matrix.parts(), packed.parts, strict=True):
@@ -168,4 +161,4 @@ class CalibratedUnits:
 
     def _stored(self, matrix: Matrix) -> Floats:
         parts = [self._stage.read(spec.name) for spec in matrix.parts()]
-        return unpack(parts, matrix.weights, matrix.rows, matrix.cols)
+        return stored_values(parts, matrix)

@@ -81,6 +81,20 @@ def int4_grid(weights: Floats, *, bits: int = 4, importance: Floats | None = Non
     )
 
 
+def grid_for(
+    weights: Floats,
+    target: WeightFormat,
+    *,
+    bits: int = 4,
+    granularity: Granularity = "row",
+    importance: Floats | None = None,
+) -> Grid:
+    """The grid of an integer format; `bits` are those of int4's codes, 4 or 3."""
+    if target != "int4":
+        return int8_grid(weights, granularity)
+    return int4_grid(weights, bits=min(bits, 4), importance=importance)
+
+
 def round_to_nearest(weights: Floats, grid: Grid) -> Codes:
     """The nearest code of each weight; zero where the step is."""
     steps = grid.steps(weights.shape[1])

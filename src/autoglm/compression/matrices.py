@@ -10,8 +10,8 @@ import numpy as np
 from autoglm.compression.codes import (
     Floats,
     Grid,
+    grid_for,
     int4_grid,
-    int8_grid,
     pack_codes,
     pack_floats,
     round_to_nearest,
@@ -20,14 +20,15 @@ from autoglm.compression.codes import (
 )
 from autoglm.compression.forward import second_moments
 from autoglm.compression.gptq import gptq, sparsegpt
+from autoglm.compression.inputs import input_range, input_scale
 from autoglm.compression.pruning import Pruning, kept_weights
 from autoglm.compression.recipe import Recipe
+from autoglm.compression.rows import first_rows, float_chunks
 from autoglm.compression.scaling import awq_scales, smoothquant_scales
-from autoglm.errors import ModelFileError
 from autoglm.modelfile.arch import INTEGER_FORMATS, WeightFormat
 from autoglm.modelfile.checkpoint import Checkpoint
 from autoglm.modelfile.layout import Matrix
-from autoglm.modelfile.pack import float_rows, pack_matrix
+from autoglm.modelfile.pack import pack_matrix
 
 
 class Packed(NamedTuple):
@@ -45,20 +46,28 @@ def stream_parts(
     is_coarse = recipe.granularity == "tensor" and matrix.weights == "int8"
     is_short = recipe.bits == 3 and matrix.weights == "int4"
     pruning = recipe.pruning if may_prune(matrix) else None
-    if not is_coarse and not is_short and pruning is None:
+    if not is_coarse and not is_short and pruning is None and not matrix.inputs:
         yield from pack_matrix(matrix, checkpoint)
         return
-    scale = np.float32(_largest(matrix, checkpoint) / 127.0) if is_coarse else np.float32(0.0)
-    for num_read, weights in _float_chunks(matrix, checkpoint):
+    divisor = np.ones(matrix.cols, np.float32)
+    if "scale" in matrix.inputs:
+        divisor = input_scale(first_rows(matrix, checkpoint), matrix.weights, recipe)
+    largest = _largest(matrix, checkpoint, divisor) if is_coarse else 0.0
+    # The first rows bring what is stored once.
+    once = [divisor.tobytes()] if "scale" in matrix.inputs else []
+    for num_read, rows in float_chunks(matrix, checkpoint):
+        weights = rows / divisor
         kept = weights if pruning is None else weights * kept_weights(np.abs(weights), pruning)
         if is_coarse:
-            grid = Grid(np.full(len(kept), scale), None, -127, 127)
+            grid = Grid(np.full(len(kept), np.float32(largest / 127.0)), None, -127, 127)
+            parts = pack_codes(round_to_nearest(kept, grid), grid, matrix.weights)
         elif is_short:
             grid = int4_grid(kept, bits=recipe.bits)
+            parts = pack_codes(round_to_nearest(kept, grid), grid, matrix.weights)
         else:
-            yield num_read, pack_floats(kept, matrix.weights)
-            continue
-        yield num_read, pack_codes(round_to_nearest(kept, grid), grid, matrix.weights)
+            parts = pack_floats(kept, matrix.weights)
+        yield num_read, parts + once
+        once = [b""] * len(once)
 
 
 def may_prune(matrix: Matrix) -> bool:
@@ -68,22 +77,40 @@ def may_prune(matrix: Matrix) -> bool:
 
 def read_matrix(matrix: Matrix, checkpoint: Checkpoint) -> Floats:
     """The whole matrix, which is no stack."""
-    return np.concatenate([weights for _, weights in _float_chunks(matrix, checkpoint)])
+    return np.concatenate([weights for _, weights in float_chunks(matrix, checkpoint)])
 
 
 def pack_calibrated(
-    weights: Floats,
-    target: WeightFormat,
-    recipe: Recipe,
-    inputs: Floats,
-    *,
-    may_scale: bool,
-    pruning: Pruning | None,
+    weights: Floats, matrix: Matrix, recipe: Recipe, inputs: Floats, *, may_scale: bool
 ) -> Packed:
     """The matrix by the recipe's method, given the inputs [num_tokens, cols] that it meets.
 
     `may_scale` says that something before the matrix can take the inverse of column scales.
     """
+    if "scale" not in matrix.inputs:
+        return _packed(weights, matrix, recipe, inputs, may_scale=may_scale)
+    scale = input_scale(weights, matrix.weights, recipe)
+    packed = _packed(weights / scale, matrix, recipe, inputs * scale, may_scale=False)
+    num_own = len(packed.parts) - len(matrix.inputs) + 1
+    parts = [*packed.parts[:num_own], scale.tobytes(), *packed.parts[num_own:]]
+    return Packed(parts, packed.values * scale, None)
+
+
+def stored_values(parts: list[bytes], matrix: Matrix) -> Floats:
+    """The matrix that its stored parts stand for, for inputs as they come."""
+    num_own = len(parts) - len(matrix.inputs)
+    values = unpack(parts[:num_own], matrix.weights, matrix.rows, matrix.cols)
+    if "scale" not in matrix.inputs:
+        return values
+    return values * np.frombuffer(parts[num_own + matrix.inputs.index("scale")], np.float32)
+
+
+def _packed(
+    weights: Floats, matrix: Matrix, recipe: Recipe, inputs: Floats, *, may_scale: bool
+) -> Packed:
+    """The matrix for these inputs, and their range if it is to be fixed."""
+    target = matrix.weights
+    pruning = recipe.pruning if may_prune(matrix) else None
     is_integer = target in INTEGER_FORMATS
     scales = _scales(weights, target, recipe, inputs) if may_scale and is_integer else None
     if scales is not None:
@@ -106,7 +133,10 @@ def pack_calibrated(
         parts = pack_codes(gptq(weights, grid, hessian), grid, target)
     else:
         parts = pack_codes(round_to_nearest(weights, grid), grid, target)
-    return Packed(parts, unpack(parts, target, *weights.shape), scales)
+    values = unpack(parts, target, *weights.shape)
+    if "range" in matrix.inputs:
+        parts = [*parts, input_range(inputs, recipe.activation_bits).tobytes()]
+    return Packed(parts, values, scales)
 
 
 def _wanda_scores(weights: Floats, pruning: Pruning, hessian: Floats) -> Floats:
@@ -131,20 +161,14 @@ def _rounding(target: WeightFormat, recipe: Recipe) -> Callable[[Floats], Floats
 
 
 def _grid(weights: Floats, target: WeightFormat, recipe: Recipe, importance: Floats | None) -> Grid:
-    if target != "int4":
-        return int8_grid(weights, recipe.granularity)
-    return int4_grid(weights, bits=min(recipe.bits, 4), importance=importance)
+    return grid_for(
+        weights,
+        target,
+        bits=recipe.bits,
+        granularity=recipe.granularity,
+        importance=importance,
+    )
 
 
-def _largest(matrix: Matrix, checkpoint: Checkpoint) -> float:
-    return max(float(np.abs(rows).max()) for _, rows in _float_chunks(matrix, checkpoint))
-
-
-def _float_chunks(matrix: Matrix, checkpoint: Checkpoint) -> Iterator[tuple[int, Floats]]:
-    for num_read, data in float_rows(matrix, checkpoint):
-        weights = np.frombuffer(data, np.float32).reshape(-1, matrix.cols)
-        if not np.isfinite(weights).all():
-            names = sorted({rows.source for rows in matrix.pieces})
-            message = f"tensor '{names[0]}' or one packed with it holds NaN or infinity"
-            raise ModelFileError(message)
-        yield num_read, weights
+def _largest(matrix: Matrix, checkpoint: Checkpoint, divisor: Floats) -> float:
+    return max(float(np.abs(rows / divisor).max()) for _, rows in float_chunks(matrix, checkpoint))

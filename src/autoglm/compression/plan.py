@@ -13,6 +13,7 @@ from autoglm.compression.budget import formats_within, remembered
 from autoglm.compression.calibrated import refuse_experts
 from autoglm.compression.calibration import read_sequences
 from autoglm.compression.depth import importance, num_removed, without_layers
+from autoglm.compression.inputs import with_inputs
 from autoglm.compression.matrices import may_prune
 from autoglm.compression.pruning import check_pruning
 from autoglm.compression.recipe import Recipe
@@ -70,6 +71,7 @@ def make_plan(
         whole = _fewer_layers(whole, recipe, source.checkpoint, ids)
         graph = smaller_graph(whole, recipe.structure)
         changes = config_changes(graph.arch.config)
+    graph = with_inputs(graph, whole, source.checkpoint, recipe)
     for tensor in graph.tensors:
         if recipe.pruning and isinstance(tensor, Matrix) and may_prune(tensor):
             check_pruning(recipe.pruning, tensor.name, tensor.cols)

@@ -22,6 +22,7 @@ from autoglm.modelfile.passes import DEFAULT_PASSES, PASS_NAMES
 
 Method = Literal["rtn", "gptq"]
 Scaling = Literal["none", "awq", "smoothquant"]
+Activations = Literal["dynamic", "static"]
 Name = TypeVar("Name", bound=str)
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -35,6 +36,8 @@ _KEYS = (
     "scaling",
     "smoothing",
     "activation_bits",
+    "activations",
+    "input_scales",
     "passes",
     "formats",
     "pruning",
@@ -56,7 +59,9 @@ class Recipe:
     """`text` is the TOML it came from; the other fields are its keys.
 
     `bits` are those of integer codes; 3 are stored in the layout of int4. `granularity` is how many
-    weights share an int8 scale.
+    weights share an int8 scale. "static" `activations` are rounded on ranges that calibration has
+    found, "dynamic" ones by the largest value of each token. `input_scales` allows scales of the
+    inputs of `attn.o` and `mlp.down` (see inputs.py).
     """
 
     name: str
@@ -69,6 +74,8 @@ class Recipe:
     scaling: Scaling
     smoothing: float
     activation_bits: int
+    activations: Activations
+    input_scales: bool
     passes: tuple[str, ...]
     formats: Mapping[str, WeightFormat]
     pruning: Pruning | None = None
@@ -80,6 +87,7 @@ class Recipe:
         """Whether a step looks at activations."""
         prunes_by_inputs = self.pruning is not None and self.pruning.method != "magnitude"
         scales_by_inputs = self.method != "rtn" or self.scaling != "none"
+        scales_by_inputs = scales_by_inputs or self.activations == "static"
         return scales_by_inputs or prunes_by_inputs or self.structure is not None
 
 
@@ -134,6 +142,8 @@ def _parse(name: str, text: str, fields: Fields) -> Recipe:
         scaling=_choice(fields, "scaling", get_args(Scaling), "none"),
         smoothing=fields.real("smoothing", 0.0, 1.0, 0.5),
         activation_bits=_one_of(fields, "activation_bits", (8, 16), 16),
+        activations=_choice(fields, "activations", get_args(Activations), "dynamic"),
+        input_scales=fields.boolean("input_scales", default=False),
         passes=_passes(fields),
         formats=_formats(fields),
         pruning=_pruning(fields.nested("pruning")) if fields.has("pruning") else None,
@@ -165,6 +175,10 @@ def _checked(recipe: Recipe) -> Recipe:
         (
             recipe.activation_bits == 8 and not is_integer,
             "'activation_bits' 8 needs integer 'weights'",
+        ),
+        (
+            (recipe.activations == "static" or recipe.input_scales) and not is_integer,
+            "'activations' \"static\" and 'input_scales' need integer 'weights'",
         ),
         (
             recipe.pruning is not None and recipe.method == "gptq",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from autoglm.compression.units import Sink, StreamedUnits, Unit, units_of
 from autoglm.errors import AutoGLMError, ResourceError, UsageError, require
 from autoglm.modelfile.arch import WeightFormat, parse_architecture
 from autoglm.modelfile.checkpoint import Checkpoint, source_bytes
-from autoglm.modelfile.layout import Matrix
-from autoglm.modelfile.passes import run_passes, set_formats
+from autoglm.modelfile.layout import InputPart, Matrix, Vector
+from autoglm.modelfile.passes import run_passes
 
 # A tensor's name and its next bytes, in the order of writing.
 Pieces = list[tuple[str, bytes]]
@@ -40,18 +41,31 @@ def packed_unit(
     model: str,
     recipe_name: str,
     recipe_text: str,
-    formats: Mapping[str, WeightFormat],
+    matrices: Mapping[str, tuple[WeightFormat, tuple[InputPart, ...]]],
     unit_name: str,
 ) -> Pieces:
-    """The bytes of one unit, as the command's own process would write them."""
+    """The bytes of one unit, as the command's own process would write them.
+
+    `matrices` are their formats and what they ask of their inputs, by name.
+    """
     recipe = parse_recipe(recipe_name, recipe_text)
     with open_source(Path(model)) as source:
         arch = parse_architecture(source.fields, recipe.weights)
-        graph = set_formats(run_passes(arch, source.checkpoint, recipe.passes), formats)
-        unit = next(unit for unit in units_of(graph.tensors) if unit.name == unit_name)
+        graph = run_passes(arch, source.checkpoint, recipe.passes)
+        found = next(unit for unit in units_of(graph.tensors) if unit.name == unit_name)
+        unit = found._replace(tensors=tuple(_as_planned(t, matrices) for t in found.tensors))
         collected = _Collected()
         StreamedUnits(recipe, source.checkpoint, collected, lambda _: None).write(unit)
     return collected.pieces
+
+
+def _as_planned(
+    tensor: Matrix | Vector, matrices: Mapping[str, tuple[WeightFormat, tuple[InputPart, ...]]]
+) -> Matrix | Vector:
+    if isinstance(tensor, Vector):
+        return tensor
+    weights, inputs = matrices[tensor.name]
+    return replace(tensor, weights=weights, inputs=inputs)
 
 
 class RemoteUnits:
@@ -70,13 +84,13 @@ class RemoteUnits:
         """`on_read` gets the number of source bytes read since the last call."""
         self._ray = ray
         self._task = ray.remote(packed_unit)
-        formats = {
-            tensor.name: tensor.weights
+        matrices = {
+            tensor.name: (tensor.weights, tensor.inputs)
             for unit in units
             for tensor in unit.tensors
             if isinstance(tensor, Matrix)
         }
-        self._arguments = (str(model), recipe.name, recipe.text, formats)
+        self._arguments = (str(model), recipe.name, recipe.text, matrices)
         self._waiting = deque(units)
         self._checkpoint = checkpoint
         self._sink = sink

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from autoglm import _core
 from autoglm.modelfile.arch import Architecture, WeightFormat
@@ -21,6 +21,11 @@ EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm.weigh
 # Which side of a tensor meets the residual stream: a matrix reads it by its columns or writes it by
 # its rows.
 Side = Literal["columns", "rows"]
+
+# What a matrix may ask of its inputs: to be multiplied by a vector stored with it, or to be rounded
+# on a fixed range.
+InputPart = Literal["scale", "range"]
+INPUT_PARTS: tuple[InputPart, ...] = get_args(InputPart)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,8 @@ class Matrix:
     """A packed linear layer, or a stack of them: one entry of `experts` each.
 
     `is_interleaved` matrices have two pieces, gate and up, whose rows alternate. Passes ask for
-    columns multiplied by the vector `column_gain`, and for a rotation of one side.
+    columns multiplied by the vector `column_gain`, and for a rotation of one side. `inputs` are
+    stored after the parts of the packed matrix; the columns have been divided by a "scale".
     """
 
     name: str
@@ -49,6 +55,7 @@ class Matrix:
     is_stacked: bool = False
     column_gain: Rows | None = None
     rotated: Side | None = None
+    inputs: tuple[InputPart, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -63,10 +70,15 @@ class Matrix:
     def parts(self) -> list[TensorSpec]:
         """The tensors that store it."""
         stack = (len(self.experts),) if self.is_stacked else ()
-        return [
+        specs = [
             TensorSpec(f"{self.name}.{suffix}", dtype, (*stack, *shape))
             for suffix, dtype, shape in _core.packed_shapes(self.weights, self.rows, self.cols)
         ]
+        sizes = {"scale": self.cols, "range": 1}
+        specs += [
+            TensorSpec(f"{self.name}.input_{part}", "F32", (sizes[part],)) for part in self.inputs
+        ]
+        return specs
 
 
 @dataclass(frozen=True, slots=True)

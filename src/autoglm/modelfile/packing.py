@@ -10,7 +10,7 @@ from pathlib import Path
 from autoglm.errors import ModelConfigError, UnsupportedModelError
 from autoglm.modelfile.arch import WEIGHT_FORMATS, Architecture, WeightFormat
 from autoglm.modelfile.fields import Fields
-from autoglm.modelfile.layout import Matrix, Tensors, bundle_tensors
+from autoglm.modelfile.layout import INPUT_PARTS, InputPart, Matrix, Tensors, bundle_tensors
 
 QUANT_METHOD = "autoglm"
 FORMAT_VERSION = 1
@@ -23,28 +23,35 @@ _KEY = "quantization_config"
 class Packing:
     """The format of the matrices, that of some by name, and the passes that made the tensors.
 
-    `activation_bits` are those of the activations that meet integer weights.
+    `activation_bits` are those of the activations that meet integer weights; `inputs` says by name
+    which matrices ask more of theirs.
     """
 
     weights: WeightFormat
     formats: Mapping[str, WeightFormat] = field(default_factory=dict)
     passes: tuple[str, ...] = ()
     activation_bits: int = DEFAULT_ACTIVATION_BITS
+    inputs: Mapping[str, tuple[InputPart, ...]] = field(default_factory=dict)
 
 
 def packed_tensors(arch: Architecture, packing: Packing) -> Tensors:
     """The tensors of a bundle, biases included that may be left out.
 
-    ModelConfigError when a format is given for a matrix that there is not.
+    ModelConfigError when something is said of a matrix that there is not.
     """
     tensors = bundle_tensors(arch)
     matrices = {tensor.name for tensor in tensors if isinstance(tensor, Matrix)}
-    for name in packing.formats.keys() - matrices:
-        message = f"{_KEY}: there is no matrix '{name[:200]}' to have a format"
-        raise ModelConfigError(message)
+    for key, names in (("formats", packing.formats), ("inputs", packing.inputs)):
+        for name in names.keys() - matrices:
+            message = f"{_KEY}: '{key}' names '{name[:200]}', which is no matrix of this model"
+            raise ModelConfigError(message)
     return tuple(
-        replace(tensor, weights=packing.formats[tensor.name])
-        if isinstance(tensor, Matrix) and tensor.name in packing.formats
+        replace(
+            tensor,
+            weights=packing.formats.get(tensor.name, tensor.weights),
+            inputs=packing.inputs.get(tensor.name, ()),
+        )
+        if isinstance(tensor, Matrix)
         else tensor
         for tensor in tensors
     )
@@ -68,6 +75,7 @@ def read_packing(fields: Fields, directory: Path) -> Packing:
         formats=_formats(packing) if packing.has("formats") else {},
         passes=packing.texts("passes"),
         activation_bits=_activation_bits(packing),
+        inputs=_inputs(packing) if packing.has("inputs") else {},
     )
 
 
@@ -83,6 +91,8 @@ def config_text(config: Mapping[str, object], packing: Packing) -> bytes:
         entry["activation_bits"] = packing.activation_bits
     if packing.formats:
         entry["formats"] = dict(packing.formats)
+    if packing.inputs:
+        entry["inputs"] = {name: list(parts) for name, parts in packing.inputs.items()}
     if "int4" in {packing.weights, *packing.formats.values()}:
         entry["group_size"] = GROUP_SIZE
     return json.dumps({**config, _KEY: entry}, indent=2).encode() + b"\n"
@@ -93,6 +103,19 @@ def _formats(packing: Fields) -> dict[str, WeightFormat]:
     if not all(map(str.isprintable, formats.names())):
         packing.refuse("formats", "formats by the names of matrices")
     return {name: _format(formats, name) for name in formats.names()}
+
+
+def _inputs(packing: Fields) -> dict[str, tuple[InputPart, ...]]:
+    inputs = packing.nested("inputs")
+    if not all(map(str.isprintable, inputs.names())):
+        packing.refuse("inputs", "parts by the names of matrices")
+    found: dict[str, tuple[InputPart, ...]] = {}
+    for name in inputs.names():
+        wanted = inputs.texts(name)
+        found[name] = tuple(part for part in INPUT_PARTS if part in wanted)
+        if len(found[name]) != len(wanted):
+            inputs.refuse(name, f"some of {', '.join(INPUT_PARTS)}")
+    return found
 
 
 def _activation_bits(packing: Fields) -> int:

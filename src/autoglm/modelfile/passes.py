@@ -120,6 +120,7 @@ def packing_of(
         formats={matrix.name: matrix.weights for matrix in matrices if matrix.weights != usual},
         passes=tuple(name for name in PASS_NAMES if name in passes),
         activation_bits=activation_bits,
+        inputs={matrix.name: matrix.inputs for matrix in matrices if matrix.inputs},
     )
 
 

@@ -104,6 +104,8 @@ def _in_floats(recipe: Recipe) -> Recipe:
         method="rtn",
         scaling="none",
         activation_bits=16,
+        activations="dynamic",
+        input_scales=False,
         formats={},
     )
 
