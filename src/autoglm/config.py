@@ -32,10 +32,11 @@ class Settings:
 
     `model` None is the embedded model. `threads` 0 is the number of physical cores.
     `context_tokens` 0 is the model's own window, up to `DEFAULT_MAX_CONTEXT`. `cache_mib` bounds
-    the answer cache (0 turns it off), `max_text_mib` a text input. `window` above 0 limits
-    attention to the first `sink` and the latest `window` tokens. `draft_model` is a smaller
-    bundle with the same tokenizer that makes answers faster. `expert_memory_mib` bounds the
-    experts in memory of a mixture model, the others are read when needed; 0 maps all of them.
+    the answer cache (0 turns it off), `keep_answers` keeps it in the vault. `max_text_mib` bounds a
+    text input. `window` above 0 limits attention to the first `sink` and latest `window` tokens.
+    `draft_model` is a smaller bundle with the same tokenizer that makes answers faster.
+    `expert_memory_mib` bounds the experts in memory of a mixture model, the others are read when
+    needed; 0 maps all of them.
     `precision` "fast" rounds activations and KV cache to 8 bits, "exact" to 16. `reader` False
     leaves every request to the model, also those that the bundle's reader could answer.
 
@@ -59,6 +60,7 @@ class Settings:
     policy: str | None = None
     cloud_timeout_s: int = 60
     cloud_hedge_ms: int = 0
+    keep_answers: bool = False
     reader: bool = True
 
 
@@ -222,5 +224,6 @@ def load_settings(
         policy=sources.text("policy", default.policy),
         cloud_timeout_s=sources.integer("cloud_timeout_s", default.cloud_timeout_s),
         cloud_hedge_ms=sources.integer("cloud_hedge_ms", default.cloud_hedge_ms),
+        keep_answers=sources.boolean("keep_answers", default.keep_answers),
         reader=sources.boolean("reader", default.reader),
     )

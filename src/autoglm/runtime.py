@@ -82,6 +82,29 @@ def connect(settings: Settings, device: Device) -> Engine:
         raise UsageError(message) from err
 
 
+def open_answers(settings: Settings) -> AnswerCache:
+    """The answer cache of the settings. Raises what opening the vault raises."""
+    max_bytes = settings.cache_mib * MIB
+    if not settings.keep_answers:
+        return AnswerCache(max_bytes)
+    require("cryptography", extra="vault")
+    from autoglm.engine.kept_answers import KeptAnswers
+    from autoglm.privacy.vault.opening import open_vault
+    from autoglm.privacy.vault.places import VaultHome
+
+    vault = open_vault(VaultHome.find(os.environ), _no_passphrase, accept_rollback=False)
+    try:
+        return KeptAnswers(max_bytes, vault)
+    except BaseException:
+        vault.close()
+        raise
+
+
+def _no_passphrase() -> str:
+    message = "keep_answers needs a vault without passphrase: autoglm vault rotate --key file"
+    raise UsageError(message)
+
+
 class Runtime:
     """One model, one answer cache, and the path of a request through them."""
 
@@ -106,7 +129,7 @@ class Runtime:
         self._loaded: tuple[WindowedEngine, str, bytes] | None = None
         self._is_closed = False
         self._loading = threading.Lock()
-        self._cache = AnswerCache(settings.cache_mib * MIB)
+        self._answers: AnswerCache | None = None
 
     def load(self) -> float:
         """Load the model unless it is loaded; returns the milliseconds this call spent on it."""
@@ -132,11 +155,20 @@ class Runtime:
             raise UsageError(message)
         return loaded
 
+    def _cache(self) -> AnswerCache:
+        """The answers, which are opened by the first request."""
+        with self._loading:
+            if self._answers is None:
+                self._answers = open_answers(self._settings)
+            return self._answers
+
     def close(self) -> None:
         """Give the model back once running requests have ended; later requests are errors."""
         with self._loading:
             self._is_closed = True
             self._loaded = self._reader = None
+            if self._answers is not None:
+                self._answers.close()
 
     def stream(self, request: Request) -> Generator[Chunk, None, None]:
         """Yield the answer; the last chunk carries the result.
@@ -166,14 +198,15 @@ class Runtime:
     def _stream(self, request: Request, start: float) -> Generator[Chunk, None, None]:
         load_ms = self.load()
         engine, name, fingerprint = self._model()
-        key = self._cache.key(
+        answers = self._cache()
+        key = answers.key(
             request,
             model=fingerprint,
             context_tokens=engine.context_tokens,
             max_tokens=engine.answer_tokens(request),
         )
         may_repeat = request.sampling.is_deterministic and request.sampling.num_logprobs is None
-        if may_repeat and (answer := self._cache.get(key)):
+        if may_repeat and (answer := answers.get(key)):
             route = self._route(name, answer, is_cached=True)
             timings = Timings(load_ms, _ms_since(start), _ms_since(start))
             yield _last_chunk(request, answer, answer.text, route, timings)
@@ -181,7 +214,7 @@ class Runtime:
         found = self._extract(request)
         if found is not None:
             answer = extracted(engine, request, found)
-            self._cache.put(key, answer)
+            answers.put(key, answer)
             timings = Timings(load_ms, _ms_since(start), _ms_since(start))
             yield _last_chunk(request, answer, answer.text, self._route(name, answer), timings)
             return
@@ -199,7 +232,7 @@ class Runtime:
                 text, chunk.finish_reason, chunk.usage or Usage(0, 0), max(1, len(parts))
             )
             if may_repeat and answer.finish_reason != "cancelled":
-                self._cache.put(key, answer)
+                answers.put(key, answer)
             route = self._route(name, answer)
             timings = Timings(load_ms, first_token_ms, _ms_since(start))
             yield _last_chunk(request, answer, chunk.text, route, timings)

@@ -1,7 +1,7 @@
 """Answers of repeated requests, in memory, least recently used out first.
 
 A key covers everything the answer depends on and reveals nothing: it is a keyed hash whose key
-lives as long as the cache. Only what is deterministic may be stored; the caller sees to that.
+lives as long as the answers. Only what is deterministic may be stored; the caller sees to that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 from autoglm.types import FinishReason, Request, Usage
 
+SECRET_BYTES = 32
 _OVERHEAD_BYTES = 512
 
 
@@ -32,11 +33,12 @@ class Answer:
 class AnswerCache:
     """A bounded map from requests to answers. Safe to use from several threads."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, secret: bytes | None = None) -> None:
+        """`secret` is that of the keys; without one they mean nothing to another cache."""
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._answers: OrderedDict[bytes, Answer] = OrderedDict()
-        self._secret = os.urandom(32)
+        self._secret = secret or os.urandom(SECRET_BYTES)
         self._lock = threading.Lock()
 
     def key(self, request: Request, *, model: bytes, context_tokens: int, max_tokens: int) -> bytes:
@@ -67,18 +69,24 @@ class AnswerCache:
                 self._answers.move_to_end(key)
             return answer
 
-    def put(self, key: bytes, answer: Answer) -> None:
-        """Store an answer and drop the oldest ones beyond the bound."""
+    def put(self, key: bytes, answer: Answer) -> list[bytes]:
+        """Store an answer; returns the keys of the oldest beyond the bound, which are dropped."""
         size = _size(answer)
         if size > self._max_bytes:
-            return
+            return [key]
+        dropped = []
         with self._lock:
             replaced = self._answers.pop(key, None)
             self._num_bytes += size - (_size(replaced) if replaced else 0)
             self._answers[key] = answer
             while self._num_bytes > self._max_bytes:
-                _, oldest = self._answers.popitem(last=False)
+                name, oldest = self._answers.popitem(last=False)
                 self._num_bytes -= _size(oldest)
+                dropped.append(name)
+        return dropped
+
+    def close(self) -> None:
+        """Nothing of it outlives the process."""
 
 
 def _size(answer: Answer) -> int:
