@@ -48,6 +48,40 @@ inline void for_page_keys(int num_keys, const Body& body) {
   }
 }
 
+// A few rows wait for memory: the next block of keys comes while this one is weighed. Its pages are
+// fetched side by side, some lines of each after every piece of work: each is a stream of its own
+// to the hardware prefetcher, which then runs ahead in all of them.
+class BlockFetch {
+ public:
+  BlockFetch() = default;
+  // `num_steps` calls of step() fetch all of the block.
+  BlockFetch(const Int8AttentionState& state, const KeyBlock& block, int num_steps)
+      : block_(block),
+        num_key_lines_(state.key_dim * kPageTokens / 64),
+        num_value_lines_(state.value_dim * kPageTokens / 64),
+        num_lines_(std::max(num_key_lines_, num_value_lines_)),
+        pages_at_once_((num_lines_ * block.num_pages + num_steps - 1) / num_steps) {}
+
+  void step() {
+    for (int i = 0; i < pages_at_once_ && line_ < num_lines_; ++i) {
+      if (line_ < num_key_lines_) __builtin_prefetch(block_.keys[page_] + line_ * 64, 0, 2);
+      if (line_ < num_value_lines_) __builtin_prefetch(block_.values[page_] + line_ * 64, 0, 2);
+      if (++page_ < block_.num_pages) continue;
+      page_ = 0;
+      ++line_;
+    }
+  }
+
+ private:
+  KeyBlock block_;
+  int num_key_lines_ = 0;
+  int num_value_lines_ = 0;
+  int num_lines_ = 0;
+  int pages_at_once_ = 0;
+  int page_ = 0;
+  int line_ = 0;
+};
+
 // What a block of keys adds up to in each row, 16 keys at a time.
 struct BlockSums {
   int num_keys[kAttentionRows];  // that the row sees
@@ -134,7 +168,8 @@ void begin_block(Int8AttentionState& state, const KeyBlock& block, int first_key
 
 // Turns the dots of a page into weights in rows of small scores, into scores in the others.
 template <int kPlanes>
-void take_page(const Int8AttentionState& state, const KeyBlock& block, int page, BlockSums& sums) {
+void take_page(const Int8AttentionState& state, const KeyBlock& block, int page, BlockSums& sums,
+               BlockFetch& fetch) {
   const PageScales scales{block.key_scale[page], block.value_scale[page]};
   for (int r = 0; r < state.num_rows; ++r) {
     const int num_keys = sums.num_keys[r] - page * kPageTokens;
@@ -146,6 +181,7 @@ void take_page(const Int8AttentionState& state, const KeyBlock& block, int page,
     } else {
       score_page<kPlanes>(state, scales, r, num_keys, entries, sums.most[r]);
     }
+    fetch.step();
   }
 }
 
@@ -195,12 +231,13 @@ void weigh_large_scores(Int8AttentionState& state, const KeyBlock& block, BlockS
 // Softmax weights of all rows as codes. Rows whose scores are known to be small need no shift, and
 // a page becomes weights at once; elsewhere the largest score of the block comes first.
 template <int kPlanes>
-void weigh_block(Int8AttentionState& state, const KeyBlock& block, int first_key, int end) {
+void weigh_block(Int8AttentionState& state, const KeyBlock& block, int first_key, int end,
+                 BlockFetch& fetch) {
   BlockSums sums;
   begin_block(state, block, first_key, end, sums);
   for (int page = 0; page < block.num_pages; ++page) {
     dot_keys(state, block.keys[page]);
-    take_page<kPlanes>(state, block, page, sums);
+    take_page<kPlanes>(state, block, page, sums, fetch);
   }
   weigh_large_scores(state, block, sums);
   for (int r = 0; r < state.num_rows; ++r) {
@@ -209,6 +246,7 @@ void weigh_block(Int8AttentionState& state, const KeyBlock& block, int first_key
   }
   for (int r = 0; r < state.num_rows; ++r) {
     put_row_codes(state, r, sums.num_keys[r], block.num_pages);
+    fetch.step();
   }
 }
 
@@ -240,32 +278,22 @@ KeyBlock key_block(const AttentionArgs& args, int kv_head, int first_key, int la
   return block;
 }
 
-void prefetch(const int8_t* bytes, size_t count) {
-  for (size_t i = 0; i < count; i += 64) __builtin_prefetch(bytes + i, 0, 2);
-}
-
-// A token alone waits for memory: the next block of keys is on its way while this one is weighed.
-void prefetch_block(const Int8AttentionState& state, const KeyBlock& block) {
-  for (int page = 0; page < block.num_pages; ++page) {
-    prefetch(block.keys[page], static_cast<size_t>(state.key_dim) * kPageTokens);
-    prefetch(block.values[page], static_cast<size_t>(state.value_dim) * kPageTokens);
-  }
-}
-
 // Keys [begin, end), with the queries as quantised last.
 void attend_keys_i8(const AttentionArgs& args, Int8AttentionState& state, int kv_head, int begin,
                     int end) {
   for (int first_key = begin; first_key < end; first_key += kKeyBlock) {
     const int next_key = std::min(first_key + kKeyBlock, end);
     const KeyBlock block = key_block(args, kv_head, first_key, next_key);
+    BlockFetch fetch;
     if (state.num_rows < kAttentionRows && next_key < end) {
-      prefetch_block(state,
-                     key_block(args, kv_head, next_key, std::min(next_key + kKeyBlock, end)));
+      fetch =
+          BlockFetch(state, key_block(args, kv_head, next_key, std::min(next_key + kKeyBlock, end)),
+                     (block.num_pages + 1) * state.num_rows);
     }
     if (state.query_planes == 1) {
-      weigh_block<1>(state, block, first_key, next_key);
+      weigh_block<1>(state, block, first_key, next_key, fetch);
     } else {
-      weigh_block<2>(state, block, first_key, next_key);
+      weigh_block<2>(state, block, first_key, next_key, fetch);
     }
     dot_values(state, block);
     for (int r = 0; r < state.num_rows; ++r) add_block_values(state, r);

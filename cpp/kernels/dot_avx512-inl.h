@@ -17,6 +17,10 @@ constexpr int kMostRows = 6;
 // A page ahead in each of the streams: the hardware prefetcher stops at page ends.
 constexpr int kPrefetchBytes = 4096;
 
+// Scales of a block are less than a page: fetched when those two groups of blocks before it are
+// used.
+constexpr int kScalesAhead = 2;
+
 inline const int8_t* plane_row(const PackedRows& x, int row) {
   return static_cast<const int8_t*>(x.data) + static_cast<size_t>(row) * x.padded_cols;
 }
@@ -91,8 +95,10 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
     }
     AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
-      const auto* group_scale =
-          reinterpret_cast<const __m128i*>(scales + b * scale_stride + g * kRowBlock);
+      const uint8_t* p = scales + b * scale_stride + g * kRowBlock;
+      _mm_prefetch(reinterpret_cast<const char*>(p + kScalesAhead * kBlocks * scale_stride),
+                   _MM_HINT_T0);
+      const auto* group_scale = reinterpret_cast<const __m128i*>(p);
       const __m512i low_scale = _mm512_cvtepu8_epi32(_mm_load_si128(group_scale));
       const __m512i high_scale = _mm512_cvtepu8_epi32(_mm_load_si128(group_scale + 1));
       AUTOGLM_UNROLL

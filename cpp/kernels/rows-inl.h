@@ -118,10 +118,13 @@ inline F32x16 load_padded(const float* x, int k, int cols) {
   return k < cols ? load_partial(x + k, cols - k) : splat(0.0f);
 }
 
-// NaN when a value is not finite, which a maximum alone would lose.
+// NaN when a value is not finite, which a maximum alone would lose. Rows of activations come from
+// another core or from memory: they are fetched ahead, into the next row at the end of one.
 inline float max_abs(const float* x, int cols) {
+  constexpr int kAhead = 768;  // a page holds 1,024
   F32x16 largest = splat(0.0f), poison = splat(0.0f);
   for (int k = 0; k < cols; k += 16) {
+    __builtin_prefetch(x + k + kAhead);
     const F32x16 value = load_padded(x, k, cols);
     largest = max(largest, abs(value));
     poison = fma(value, splat(0.0f), poison);
