@@ -48,14 +48,18 @@ class Postgres:
         """What a client connects to."""
         return f"postgresql://{role}@/{database}?host={self.directory}"
 
-    def start(self) -> None:
-        """Make the cluster at the first start, then run the server."""
+    def start(self, *, max_file_bytes: int | None = None) -> None:
+        """Make the cluster at the first start, then run the server.
+
+        No file may grow beyond `max_file_bytes`; to the server that is a disk that is full.
+        """
         is_first = not self.data.exists()
         if is_first:
             self._run("initdb", "-D", str(self.data), "-U", OWNER, "-A", "trust", "-E", "UTF8")
         options = f"-k {self.directory} -c listen_addresses='' -c max_connections=60"
         log = str(self.directory / "log")
-        self._run("pg_ctl", "-D", str(self.data), "-l", log, "-w", "-o", options, "start")
+        arguments = ["-D", str(self.data), "-l", log, "-w", "-o", options, "start"]
+        self._run("pg_ctl", *arguments, max_file_bytes=max_file_bytes)
         if is_first:
             self.execute(f"CREATE DATABASE {DATABASE}", database="postgres")
             self.execute("CREATE ROLE autoglm_service NOLOGIN")
@@ -76,8 +80,10 @@ class Postgres:
             self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _run(self, program: str, *arguments: str) -> str:
+    def _run(self, program: str, *arguments: str, max_file_bytes: int | None = None) -> str:
         command = [str(self._programs / program), *arguments]
+        if max_file_bytes is not None:
+            command = ["prlimit", f"--fsize={max_file_bytes}", *command]
         user = UNPRIVILEGED if os.geteuid() == 0 else None
         done = subprocess.run(
             command,

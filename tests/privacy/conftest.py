@@ -1,5 +1,6 @@
 """Vaults in temporary directories, with data, state and key apart from each other."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,15 @@ import pytest
 from autoglm.privacy.vault.keystore import KeyFile
 from autoglm.privacy.vault.places import VaultPaths
 from autoglm.privacy.vault.store import Vault
+
+HAS_KEYRING = all(map(shutil.which, ("dbus-run-session", "gnome-keyring-daemon")))
+collect_ignore = [] if HAS_KEYRING else ["test_secret_service.py"]
+
+
+def pytest_report_header() -> list[str]:
+    """Say why the tests of a real keyring are missing."""
+    missing = "keyring: not tested: apt install dbus-daemon gnome-keyring"
+    return [] if HAS_KEYRING else [missing]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 
 from autoglm.cli.generate import add_place_options, add_sampling_options, as_json, settings_from
 from autoglm.cli.interrupt import cancel_on_interrupt
+from autoglm.cli.kept_chat import KeptChat, kept_chat
 from autoglm.cli.options import (
     add_draft_option,
     add_model_option,
@@ -30,15 +31,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_window_option(parser)
     add_draft_option(parser)
     add_threads_option(parser)
+    parser.add_argument(
+        "--keep", metavar="NAME", help="go on with the conversation NAME, which the vault keeps"
+    )
     parser.add_argument("--json", action="store_true", help="print each answer as a JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read lines from standard input until it ends."""
+    with kept_chat(args.keep) as kept:
+        _converse(args, kept)
+    return 0
+
+
+def _converse(args: argparse.Namespace, kept: KeptChat | None) -> None:
     sampling = SamplingParams(temperature=args.temperature, seed=args.seed)
     runtime = Runtime(settings_from(args))
     runtime.load()
-    history: list[Message] = []
+    history = [] if kept is None else kept.load()
+    if history:
+        note(f"{len(history)} turns of before; /reset forgets them.")
     while (line := _read_line()) is not None:
         match line:
             case "":
@@ -46,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
             case "/exit":
                 break
             case "/reset":
-                history.clear()
+                history = []
+                if kept is not None:
+                    kept.forget()
                 note("The conversation is forgotten.")
             case "/help":
                 note(HELP)
@@ -56,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
                 messages = (*history, Message("user", line))
                 request = Request(messages=messages, max_tokens=args.max_tokens, sampling=sampling)
                 history = _turn(runtime, request, history, is_json=args.json)
-    return 0
+                if kept is not None:
+                    kept.save(history)
 
 
 def _turn(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from autoglm.errors import MissingExtraError, UsageError, VaultError, VaultKeyError, require
 from autoglm.privacy.key_file import create_secret, destroy_secret, read_secret
 from autoglm.privacy.vault.keys import KEY_BYTES
+from autoglm.privacy.vault.secret_service import read_entry
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -85,7 +86,9 @@ class OsKeyring:
 
     def read(self, salt: bytes) -> bytes:
         """The secret in the keyring."""
-        found = self._find(require("keyring", extra="vault"))
+        found = read_entry(_SERVICE, self.name)
+        if found is None:
+            found = self._find(require("keyring", extra="vault"))
         if found is None:
             raise VaultKeyError(_MISSING)
         try:
