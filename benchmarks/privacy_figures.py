@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import pii_corpus
+import vault_opening
 from figure import Figure, table
 
 from autoglm.privacy.boundary import Boundary
@@ -39,17 +39,6 @@ PRESIDIO = {
     "IBAN_CODE": "iban",
     "US_SSN": "ssn",
 }
-OPEN_CODE = """
-import time; start = time.perf_counter()
-from pathlib import Path
-from autoglm.privacy.vault.keystore import KeyFile
-from autoglm.privacy.vault.places import VaultPaths
-from autoglm.privacy.vault.store import Vault
-root = Path({root!r})
-vault = Vault(VaultPaths(root / "data/v.db", root / "state/a"), KeyFile(root / "key"))
-vault.get("a", b"0")
-print(1e3 * (time.perf_counter() - start))
-"""
 
 
 def covered(detector: Detector, text: str) -> set[int]:
@@ -169,7 +158,7 @@ def speed_figures(detector: Detector, paths: list[Path]) -> Iterable[Figure]:
 
 
 def vault_figures(runs: int) -> Iterable[Figure]:
-    """Opening with a key file in a fresh process, imports included, and batches; by the clock."""
+    """Opening in fresh processes, and batches; by the clock."""
     from autoglm.privacy.vault.keystore import KeyFile
     from autoglm.privacy.vault.places import VaultPaths
     from autoglm.privacy.vault.store import Vault
@@ -184,17 +173,8 @@ def vault_figures(runs: int) -> Iterable[Figure]:
                     for number in range(1000):
                         changes.put("a", b"%d" % (1000 * batch + number), bytes(200))
             rate = 20_000 / (time.perf_counter() - start)
-        for name, before in (("alone", ""), ("beside the SDK", "import autoglm.client\n")):
-            code = before + OPEN_CODE.format(root=directory)
-            half = median(_printed_number(code) for _ in range(runs))
-            label = f"vault: imports, open, first record, {name}"
-            yield Figure(label, f"{half:.1f} ms, n {runs}", "30 ms", half <= 30)
+    yield from vault_opening.figures(runs)
     yield Figure("vault: batches of 1,000", f"{rate:,.0f} writes/s", "10,000", rate >= 10_000)
-
-
-def _printed_number(code: str) -> float:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return float(done.stdout)
 
 
 def main() -> int:
