@@ -27,7 +27,7 @@ FUTURE = datetime.now(UTC) + timedelta(days=1)
 
 @pytest.fixture
 async def database(postgres):
-    settings = CloudSettings(database=postgres.url(), pool_max=10, pool_wait_s=120)
+    settings = CloudSettings(database=postgres.url(), pool_max=10, pool_wait_s=120, query_s=120)
     opened = await Database.connect(settings)
     yield opened
     await opened.close()
