@@ -77,7 +77,10 @@ class Credentials:
                 timeout_s=TIMEOUT_S,
             )
             if status == HTTPStatus.UNAUTHORIZED:
-                message = "the cloud takes this device's proof no more: enrol it again"
+                message = (
+                    f"{self.address} refused this invitation or renewal: it is none, was used or "
+                    "is too old; enrol the device with a new invitation"
+                )
                 raise CloudError(message)
             found = json.loads(body)
             return replace(self, token=str(found["token"]), renewal=str(found["renewal"]))

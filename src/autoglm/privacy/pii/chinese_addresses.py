@@ -17,7 +17,7 @@ _NUMBER = "[0-9\u96f6\u3007一二三四五六七八九十百]"
 _COUNTED = "[.%年月日时点分元块个人万亿千套平米件次岁]"
 _ROOM = rf"{_NUMBER}{{2,5}}(?!{_NUMBER}|{_COUNTED}|{any_of('zh_units')})"
 # Characters of words that do not stand inside an address.
-_FILL = rf"[^\W_{characters('zh_outside_addresses')}]"
+_FILL = rf"(?:[^\W_{characters('zh_outside_addresses')}]|(?<=开)发)"
 _UNIT = (
     rf"(?:[A-Za-z]?{_NUMBER}{{1,6}}[A-Za-z]?(?:-{_NUMBER}{{1,5}}){{0,3}}|[A-Za-z甲乙丙丁东西南北])"
     rf"(?:號之[0-9]+|{any_of('zh_units')})(?:[- ]?{_ROOM})?"

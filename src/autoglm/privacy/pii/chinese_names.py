@@ -21,6 +21,12 @@ _BEFORE = re.compile(
     rf"(?:^|[^{_HAN}]|{any_of('zh_before')}|{any_of('zh_introductions')}|{any_of('zh_roles')})$"
 )
 _STRONG_BEFORE = re.compile(rf"(?:{any_of('zh_introductions')})[:为是 ]{{0,2}}$")
+# A space between surname and given name is written to fill a line.
+_SURNAME = f"[{characters('zh_surnames')}]"
+_SPACED = re.compile(
+    rf"(?:{any_of('zh_introductions')})[:为是 ]{{0,2}}({_SURNAME} [{_HAN}])(?![{_HAN}])"
+    rf"|(?<![{_HAN}])({_SURNAME} [{_HAN}]{{1,2}}) ?(?:{any_of('zh_titles')})"
+)
 _EDGE = re.compile(rf"$|[^{_HAN}]|[收的说是和与在住]")
 _CONTEXT = 8
 # Nats by which a name must be likelier than text, and what the context adds to it.
@@ -53,7 +59,9 @@ class ChineseNames:
         self._surname = re.compile(f"{any_of('zh_double_surnames')}|[{surnames}]")
 
     def find(self, text: str) -> Iterator[Finding]:
-        """Names in a folded text, in order."""
+        """Names in a folded text."""
+        for match in _SPACED.finditer(text):
+            yield Finding(*match.span(match.lastindex or 0), Kind.PERSON)
         for run in _RUN.finditer(text):
             place = run.start()
             while (match := self._surname.search(text, place, run.end())) is not None:

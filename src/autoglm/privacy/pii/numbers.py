@@ -19,7 +19,8 @@ _DIGIT = f"[0-9{CHINESE_DIGITS}]"
 _RUN = re.compile(
     rf"\+?\(?{_DIGIT}(?:[ \-.()\t/_·]{{0,2}}{_DIGIT}){{5,}}(?:[ \-]?[xX](?![A-Za-z0-9]))?"
 )
-_GROUP = re.compile(r"[0-9]+(?:[ \-]?[xX])?")
+# Digits of another script begin another group: in 13800138000三个 the last one counts something.
+_GROUP = re.compile(rf"(?:[0-9]+|[{CHINESE_DIGITS}]+)(?:[ \-]?[xX])?")
 _MOST_DIGITS = 21
 _FEWEST_DIGITS = 7
 _WORD_BEFORE = re.compile(
@@ -34,17 +35,20 @@ _PHONE_BEFORE = re.compile(
 )
 _EXTENSION = re.compile(r" ?(?:x|ext\.?) ?\d{1,6}(?!\d)", re.IGNORECASE)
 _AREA = re.compile(r"0(?:10|2[0-57-9]|[3-9]\d\d)[2-8]\d{6,7}")
+_MAESTRO = ("5018", "5020", "5038", "6304", "6390", "6759", "6761", "6762", "6763")
+_SSN_BEFORE = re.compile(r"(?:ssn|social security)[^0-9]{0,16}$", re.IGNORECASE)
 _MASTERCARD = re.compile(r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720")
 
 
 def find_numbers(text: str) -> Iterator[Finding]:
     """Findings in a folded text, in order and apart from each other."""
     for match in _RUN.finditer(text):
-        yield from _find_in_run(text, match.start(), match.group().translate(_TO_ASCII))
+        yield from _find_in_run(text, match.start(), match.group())
 
 
-def _find_in_run(text: str, offset: int, run: str) -> Iterator[Finding]:
-    groups = [match.span() for match in _GROUP.finditer(run)]
+def _find_in_run(text: str, offset: int, written: str) -> Iterator[Finding]:
+    groups = [match.span() for match in _GROUP.finditer(written)]
+    run = written.translate(_TO_ASCII)
     first = 0
     while first < len(groups):
         last = _longest(text, offset, run, groups, first)
@@ -85,6 +89,9 @@ def _longest(
             if kind is not None:
                 return last, kind
     before = text[max(0, offset + start - 40) : offset + start]
+    for last, digits in ends if _SSN_BEFORE.search(before) else ():
+        if len(digits) == 9:
+            return last, Kind.SSN
     if ends and _PHONE_BEFORE.search(before):
         for last, digits in reversed(ends):
             is_number = digits.isdigit() and len(digits) <= 15
@@ -164,12 +171,13 @@ def _is_card(digits: str) -> bool:
                 length in (14, 16, 19) and digits[1] in "05689"
             )
         case "5" | "2":
-            is_maestro = digits[0] == "5" and digits[1] in "0678"
+            is_maestro = digits[:2] in ("56", "57", "58") or digits.startswith(_MAESTRO)
             is_jcb = length == 15 and digits.startswith("2131")
             is_mastercard = length == 16 and _MASTERCARD.match(digits) is not None
             is_known = is_mastercard or is_maestro or is_jcb
         case "6":
-            is_known = True
+            # Thirteen digits that begin with 69 are on every product of China.
+            is_known = length >= 16 or digits.startswith(_MAESTRO)
         case "1":
             is_known = length == 15 and digits.startswith("1800")
         case "9":

@@ -21,7 +21,7 @@ _NUMBER = r"\d{1,6}[A-Za-z]?"
 _SECOND_NUMBER = r"(?:\d{1,5} )?"
 # Words between two numbers that are no street: 2 of 3, 5 and 7.
 _FUNCTION = r"(?:and|or|for|in|is|was|are|were|to|with|at|on|has|have|had|that|this|by|from|as)\b"
-_MEASURE = r"(?:[kKMGT]i?[bB]|[kMG]?Hz|[kmcn]?m|[mnu]?s|px|[kKMG]bps|[kKMG]?W|rpm|fps)\b"
+_MEASURE = r"(?:[kKMGT]i?[bB]|[kMG]?Hz|[kmcn]?m|[mnu]?s|px|[kKMG]bps|[kKMG]?W|rpm|fps|CV[CV])\b"
 _ORDINAL = r"\d{1,3}(?:st|nd|rd|th)"
 _UNIT_WORD = r"(?:apt|apartment|suite|ste|unit|flat|room|floor|box|p\.?o\.? ?box|#)"
 _LINE = r"(?:(?:,? ?\n[>?* \t]{0,6}){1,2},? ?|, ?)"
@@ -117,7 +117,7 @@ _HOUSE = re.compile(r"[0-9]{1,6}[A-Za-z]?,? (?:[0-9]{1,5} ?)?[^\W\d_\u4e00-\u9ff
 # "Flat 3, " before the number of a house.
 _UNIT_BEFORE = re.compile(
     rf"(?<!\w)(?:(?:{_UNIT_WORD}|block|building|tower|level|no|number)\.? ?#?"
-    r"(?:\w{1,6},? )?){1,3}$",
+    r"(?:\w{1,6},? )?){1,3}$|(?<![\w/])\d{1,4}/$",
     re.IGNORECASE,
 )
 # House, postcode and town, whatever the street is called: "Unter den Linden 77, 10117 Berlin".
