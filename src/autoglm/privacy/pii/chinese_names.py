@@ -60,8 +60,8 @@ class ChineseNames:
 
     def find(self, text: str) -> Iterator[Finding]:
         """Names in a folded text."""
-        for match in _SPACED.finditer(text):
-            yield Finding(*match.span(match.lastindex or 0), Kind.PERSON)
+        for spaced in _SPACED.finditer(text):
+            yield Finding(*spaced.span(spaced.lastindex or 0), Kind.PERSON)
         for run in _RUN.finditer(text):
             place = run.start()
             while (match := self._surname.search(text, place, run.end())) is not None:
