@@ -110,24 +110,32 @@ def import_time(bench: Bench, statement: str, limit: float | None = None) -> Fig
 
 
 def whole_process(bench: Bench) -> Iterator[Figure]:
-    """`autoglm generate` from exec: first byte of the answer, and peak memory of the process."""
+    """`autoglm generate` from exec: first byte of the answer, and peak memory of the process.
+
+    Once as users run it, where the reader answers, and once with the model alone.
+    """
     script = str(ROOT / "benchmarks" / "many_requests.py")
     text = bench.python(script, "--print-text", "--prompt-tokens", str(PROMPT_TOKENS))
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         command = [sys.executable, "-m", "autoglm", "generate", PROMPT, "--file", stream.name]
-        options = ["--stream", "--offline", "--max-tokens", str(NEW_TOKENS)]
-        full = [*command, *options, "--threads", str(bench.threads)]
-        _generate_once(full)
-        run = measured(
-            lambda: [_generate_once(full) for _ in range(bench.runs)], attempts=bench.attempts
-        )
+        command += ["--stream", "--offline", "--max-tokens", str(NEW_TOKENS)]
+        command += ["--threads", str(bench.threads)]
+        yield from _process_figures(bench, "LITE", command)
+        yield from _process_figures(bench, "LITE without reader", [*command, "--no-reader"])
+
+
+def _process_figures(bench: Bench, label: str, command: list[str]) -> Iterator[Figure]:
+    _generate_once(command)
+    run = measured(
+        lambda: [_generate_once(command) for _ in range(bench.runs)], attempts=bench.attempts
+    )
     columns = zip(*run.value, strict=True)
     rows = (("exec to first token", "ms", 500.0), ("peak memory of generate", "MiB", 200.0))
     for (name, unit, limit), values in zip(rows, columns, strict=True):
         yield Figure(
-            name=f"LITE: {name}, prompt {PROMPT_TOKENS}",
+            name=f"{label}: {name}, prompt {PROMPT_TOKENS}",
             unit=unit,
             value=median(values),
             low=min(values),

@@ -1,8 +1,8 @@
-"""What drafts from the text so far bring LITE: decode speed with them over that without.
+"""What drafts bring LITE, from the text so far or of a draft model: decode speed over that without.
 
 Each prompt is answered with and without in turn, greedily, so both write the same tokens. `quoting`
 is the median ratio over summaries of meetings, `new` the least over prompts without a text.
-Usage: prompt_lookup.py [--threads T] [--rounds R] [--json]
+Usage: prompt_lookup.py [--draft-model DIR] [--threads T] [--rounds R] [--json]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -53,22 +54,35 @@ def prompts(threads: int) -> dict[str, list[list[int]]]:
         }
 
 
-def decode_seconds(model: NativeModel, ids: list[int]) -> tuple[float, list[int]]:
+@dataclass(slots=True)
+class Drafts:
+    """How many tokens were drafted, and how many of them were right."""
+
+    num_drafted: int = 0
+    num_accepted: int = 0
+
+
+def decode_seconds(model: NativeModel, ids: list[int], drafts: Drafts) -> tuple[float, list[int]]:
     """The time to write the answer, and the answer."""
     session = model.session(SamplingParams())
     session.prefill(ids)
     start = time.perf_counter()
     written = session.decode(MAX_TOKENS)
-    return time.perf_counter() - start, written
+    seconds = time.perf_counter() - start
+    drafts.num_drafted += session.num_drafted
+    drafts.num_accepted += session.num_accepted
+    return seconds, written
 
 
-def ratio(plain: NativeModel, drafting: NativeModel, ids: list[int], rounds: int) -> float | None:
+def ratio(
+    plain: NativeModel, drafting: NativeModel, ids: list[int], rounds: int, drafts: Drafts
+) -> float | None:
     """Median speed with drafts over that without; None for an answer too short to time."""
     seconds: dict[NativeModel, list[float]] = {plain: [], drafting: []}
     answers: list[list[int]] = []
     for _ in range(rounds):
         for model, times in seconds.items():
-            taken, written = decode_seconds(model, ids)
+            taken, written = decode_seconds(model, ids, drafts)
             times.append(taken)
             answers.append(written)
     if any(written != answers[0] for written in answers):
@@ -82,30 +96,49 @@ def ratio(plain: NativeModel, drafting: NativeModel, ids: list[int], rounds: int
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--draft-model", help="a bundle that drafts, instead of the text so far")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     bundle = open_bundle(EMBEDDED_MODEL)
-    plain, drafting = (
-        NativeModel(
+    draft = open_bundle(args.draft_model) if args.draft_model else None
+
+    def load(*, has_drafts: bool) -> NativeModel:
+        return NativeModel(
             bundle,
             pool_tokens=POOL_TOKENS,
             threads=args.threads,
-            has_prompt_lookup=has_lookup,
+            has_prompt_lookup=has_drafts and draft is None,
+            draft=draft if has_drafts else None,
             precision=FAST,
         )
-        for has_lookup in (False, True)
-    )
+
+    plain, drafting = load(has_drafts=False), load(has_drafts=True)
+    drafts = {kind: Drafts() for kind in ("quoting", "new")}
     ratios = {
-        kind: [found for ids in some if (found := ratio(plain, drafting, ids, args.rounds))]
+        kind: [
+            found
+            for ids in some
+            if (found := ratio(plain, drafting, ids, args.rounds, drafts[kind]))
+        ]
         for kind, some in prompts(args.threads).items()
     }
-    report = {"quoting": median(ratios["quoting"]), "new": min(ratios["new"]), "ratios": ratios}
+    accepted = {kind: d.num_accepted / max(1, d.num_drafted) for kind, d in drafts.items()}
+    drafted = {kind: d.num_drafted for kind, d in drafts.items()}
+    report = {
+        "quoting": median(ratios["quoting"]),
+        "new": min(ratios["new"]),
+        "ratios": ratios,
+        "drafted": drafted,
+        "accepted_share": accepted,
+    }
     if args.json:
         print(json.dumps(report))
     else:
         print(f"quoting {report['quoting']:.2f}x, new text at least {report['new']:.2f}x")
+        for kind, share in accepted.items():
+            print(f"{kind}: {drafted[kind]} tokens drafted, {100 * share:.0f} % of them right")
     return 0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from autoglm.cli.main import main
 from autoglm.errors import InputError, UsageError
-from autoglm.lite.evaluation import baselines
+from autoglm.lite.evaluation import baselines, plot, samples
 from autoglm.lite.evaluation.items import TASKS, Item, Task, load_items
 from autoglm.lite.evaluation.probe import classify
 from autoglm.lite.evaluation.scores import answer_scores, is_refusal, rouge, unsupported
@@ -215,3 +215,45 @@ def test_the_command_scores_the_embedded_model(capsys):
 def test_a_wrong_call_is_one_clear_error(options, error, match):
     with pytest.raises(error, match=match):
         main(["eval", *options])
+
+
+def test_baselines_may_be_left_out():
+    task = BY_NAME["vcsum"]
+    items = [Item("请总结", "发言人1：我们周五上线。\n发言人2：好的。", ("周五上线",), "zh")]
+    kept = AnswerFile(None, "m")
+    report = run_task(task, items, lambda i, n: "上线", kept, print, has_baselines=False)
+    assert report.keys() == {"num", "seconds", "model"}
+
+
+def test_scores_are_drawn_beside_those_of_the_baselines(tmp_path):
+    scores = {"num": 2, "seconds": 1.0, "model": {"rouge1": 40.0}, "lead3": {"rouge1": 20.0}}
+    text = {"num": 9, "model": {"perplexity": 30.0}}
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"tasks": {"vcsum": scores, "wikitext2": text}}))
+    later = tmp_path / "later.json"
+    scores["model"]["rouge1"] = 41.5
+    later.write_text(json.dumps({"tasks": {"vcsum": scores}}))
+    rows = plot.read_rows([report, later])
+    assert [row.label for row in rows] == ["vcsum (2), ROUGE-1"]
+    drawn = plot.draw(rows)
+    assert ">41.5<" in drawn
+    assert ">20.0<" in drawn
+    report.write_text("[]")
+    with pytest.raises(InputError):
+        plot.read_rows([report])
+
+
+def test_samples_are_sorted_by_their_score(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    entries = [
+        {"task": "xquad_en", "prompt": "Q", "references": ["Denver"], "answer": answer}
+        for answer in ("Boston", "Denver", "Denver Broncos")
+    ]
+    lines = [{"model": "m"}, *entries, {"task": "clinc150"}]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    found = samples.scored(path, "xquad_en")
+    assert [entry["answer"] for _, entry in found] == ["Denver", "Denver Broncos", "Boston"]
+    with pytest.raises(InputError):
+        samples.scored(path, "clinc150")
+    with pytest.raises(InputError):
+        samples.scored(tmp_path / "none", "xquad_en")

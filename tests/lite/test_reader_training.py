@@ -14,8 +14,10 @@ from autoglm.lite.reader.requests import Asked
 from autoglm.lite.reader.weights import READER_NAME, Network, TermTable
 from autoglm.lite.reader_training import answers, questions
 from autoglm.lite.reader_training.__main__ import main
+from autoglm.lite.reader_training.made_questions import QuestionMaker
 from autoglm.lite.reader_training.network import fit
 
+RARE = TermTable(np.full(1024, 120, dtype=np.uint8), 0.05)
 TEXT = "Ann opened the shop in 1984. She sold bread to Bob. The bread was good and cheap."
 
 
@@ -37,10 +39,11 @@ def test_the_command_trains_all_parts_and_the_reader_reads_them(trained):
     assert reader.answer(Asked("answer", "Who?", TEXT, {}))
 
 
-def test_one_part_is_trained_anew_to_the_same_bytes(trained, data_dir, tmp_path, monkeypatch):
+def test_parts_are_trained_anew_to_the_same_bytes(trained, data_dir, tmp_path, monkeypatch):
     again = tmp_path / READER_NAME
     again.write_bytes(trained.read_bytes())
-    command = ["train", "--data", str(data_dir), "--out", str(again), "--only", "intents", "usage"]
+    parts = ("intents", "usage", "answers", "summaries")
+    command = ["train", "--data", str(data_dir), "--out", str(again), "--only", *parts]
     monkeypatch.setattr(sys, "argv", command)
     main()
     assert again.read_bytes() == trained.read_bytes()
@@ -85,11 +88,24 @@ def test_made_questions_lack_their_answer_and_point_at_it():
         " with the islands was growing fast. It was designed by Thomas Whitfield, who sold 27"
         " boats by writing letters, and it became popular with sailors. Nobody left."
     )
-    rng = random.Random(2)
-    made = [questions._make(text, rng, ["engine"]) for _ in range(200)]
-    found = [item for item in made if item is not None]
+    maker = QuestionMaker(RARE, random.Random(2))
+    found = [item for _ in range(200) if (item := maker.make(text))]
     assert len(found) > 50
     assert len({item.answer for item in found}) > 8
     for item in found:
         assert text[item.start :].startswith(item.answer)
         assert item.question.endswith("?")
+
+
+def test_made_questions_ask_by_the_kind_of_what_is_missing():
+    text = (
+        "The town lies on a river. In 1731 the potter Johann Kessler of Meissen built the first"
+        " porcelain kiln of the valley with eleven apprentices. Most apprentices stayed for nine"
+        " years, because roads to the harbour were unsafe. Nobody remembers it."
+    )
+    maker = QuestionMaker(RARE, random.Random(4))
+    asked = [(item.answer, item.question.lower()) for _ in range(300) if (item := maker.make(text))]
+    assert {"1731", "eleven", "nine years"} <= {answer for answer, _ in asked}
+    counts = ["how" in question for answer, question in asked if answer == "nine years"]
+    assert sum(counts) > len(counts) / 2
+    assert maker.make("Too short.") is None

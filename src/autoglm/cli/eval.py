@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="items of each task, evenly spread (default: all)",
     )
     parser.add_argument(
+        "--no-baselines",
+        dest="has_baselines",
+        action="store_false",
+        help="score summaries of the model only: TextRank and the oracle take most of the time",
+    )
+    parser.add_argument(
         "--answers", metavar="FILE", help="keep the answers here; an interrupted run goes on"
     )
     add_model_option(parser)
@@ -96,7 +102,9 @@ def _evaluate(args: argparse.Namespace, data_dir: Path, settings: Settings) -> d
     for task in chosen:
         items = load_items(data_dir, task, args.limit or 0)
         with Progress(task.name, total=len(items), unit="items", shows_time_left=True) as bar:
-            tasks[task.name] = run_task(task, items, answer, kept, bar.update)
+            tasks[task.name] = run_task(
+                task, items, answer, kept, bar.update, has_baselines=args.has_baselines
+            )
     for name in measures:
         measure = _probe if name == PROBE else _perplexity
         tasks[name] = measure(runtime, data_dir, name, args.limit)

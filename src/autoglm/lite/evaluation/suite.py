@@ -82,6 +82,8 @@ def run_task(
     answer: Answer,
     kept: AnswerFile,
     on_item: Callable[[int], None],
+    *,
+    has_baselines: bool = True,
 ) -> dict[str, Any]:
     """Answer and score the items; the report has `num`, `seconds` and one entry a system."""
     started = time.perf_counter()
@@ -95,7 +97,7 @@ def run_task(
         on_item(index + 1)
     report: dict[str, Any] = {"num": len(items), "seconds": time.perf_counter() - started}
     report["model"] = _SCORERS[task.kind](items, answers)
-    if task.kind == "summary":
+    if task.kind == "summary" and has_baselines:
         report |= _baselines(items)
     return report
 

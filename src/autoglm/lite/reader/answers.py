@@ -12,6 +12,7 @@ import numpy as np
 
 from autoglm.errors import ModelFileError
 from autoglm.lite.reader.clues import clues, question_places, token_places, tokenize
+from autoglm.lite.reader.spans import SpanRules
 from autoglm.lite.reader.weights import READER_NAME, tensor
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class AnswerFinder:
         pointers = self._pointers[lang]
         states = [pointer.states(tokens, question, self._rarity) for pointer in pointers]
         scores = [pointer.ends(state) for pointer, state in zip(pointers, states, strict=True)]
-        first, last = _best_span(_mean(scores), tokens, _LONGEST[lang])
+        together = _mean(scores)
+        first, last = _best_span(together, tokens, _LONGEST[lang])
         near = slice(max(0, first - _AROUND // 2), last + 1 + _AROUND // 2)
         margin = sum(
             float(score[first, 0] + score[last, 1]) - pointer.none(state[near])
@@ -105,6 +107,9 @@ class AnswerFinder:
         )
         if margin <= 0:
             return None
+        if lang == "en":
+            rules = SpanRules(tokens, question)
+            first, last = _best_span(together, tokens, _LONGEST[lang], rules)
         return text[tokens.starts[first] : tokens.ends[last]].strip(_EDGES) or None
 
 
@@ -125,13 +130,19 @@ def _mean(scores: list[Floats]) -> Floats:
     return total / np.float32(len(scores))
 
 
-def _best_span(scores: Floats, tokens: Tokens, longest: int) -> tuple[int, int]:
+def _best_span(
+    scores: Floats, tokens: Tokens, longest: int, rules: SpanRules | None = None
+) -> tuple[int, int]:
     """The first and last token of the best span within one sentence."""
     best, most = (0, 0), -np.inf
+    if rules:
+        scores = scores - np.stack([rules.first, rules.last], axis=1)
     for extra in range(min(longest, len(tokens))):
         num = len(tokens) - extra
         together = scores[:num, 0] + scores[extra:, 1]
         is_one = tokens.sentence[:num] == tokens.sentence[extra:]
+        if rules:
+            together = together - rules.inner(extra)
         together = np.where(is_one, together, -np.inf)
         at = int(np.argmax(together))
         if together[at] > most:

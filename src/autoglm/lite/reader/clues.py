@@ -44,13 +44,18 @@ _TYPES = (
     r"name|called|名字|叫|名称|称为|原名|全名|别名",
     r"有哪些|包括|哪几|分别|list|what are",
 )
+_ASKING = re.compile(
+    r"\b(?:who|whom|whose|what|which|when|where|why|how(?: (?:many|much|long|far|old|often))?)\b"
+    r"|为什么|什么|谁|何|哪|多少|几|怎|吗",
+    re.IGNORECASE,
+)
 _TYPE = tuple(re.compile(pattern, re.IGNORECASE) for pattern in _TYPES)
-_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 _SPANS = (
     re.compile(
         r"(?:前|公元前)?[\d零一二三四五六七八九十百]+(?:世纪|年代|年|月份?|日"
         r"|号)(?:[\d一二三四五六七八九十]+[月日号])*|"
-        rf"\b(?:{_MONTHS})\b(?: \d{{1,2}})?(?:,? \d{{4}})?|\b1\d{{3}}s?\b|\b20\d\d\b|\b(?:Mon"
+        rf"\b(?:{MONTHS})\b(?: \d{{1,2}})?(?:,? \d{{4}})?|\b1\d{{3}}s?\b|\b20\d\d\b|\b(?:Mon"
         rf"|Tues|Wednes|Thurs|Fri|Satur|Sun)day\b"
     ),
     re.compile(
@@ -139,12 +144,40 @@ def clues(tokens: Tokens, question: str, rarity: TermTable) -> Floats:
         *(_near(mass, reach) for reach in _NEAR),
         np.arange(num) / max(1, num),
         *_places(tokens),
+        *_order(tokens, asked, same),
     ]
     kinds = [float(bool(pattern.search(question))) for pattern in _TYPE]
     kinds.append(float(np.log1p(len(asked)) / 3))
     own = np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
     shared = np.broadcast_to(np.array(kinds, dtype=np.float32), (num, len(kinds)))
     return np.concatenate([own, shared], axis=1)
+
+
+def _order(tokens: Tokens, asked: Tokens, same: Floats) -> list[Floats]:
+    """Of tokens that the question has, how near they stand there to its question word and end.
+
+    What is asked for stands where the question word would stand, so what is near to that in the
+    question is near to the answer in the text.
+    """
+    found = _ASKING.search(asked.text)
+    first, last = found.span() if found else (0, 0)
+    nearness: dict[str, tuple[float, float, float]] = {}
+    num = len(asked)
+    before = int(np.searchsorted(asked.starts, first))
+    after = int(np.searchsorted(asked.starts, last))
+    for place, key in enumerate(asked.keys):
+        left, right, end = nearness.get(key, (0.0, 0.0, 0.0))
+        nearness[key] = (
+            max(left, 1.0 / (before - place) if place < before else 0.0),
+            max(right, 1.0 / (place - after + 1) if place >= after else 0.0),
+            max(end, 1.0 / (num - place)),
+        )
+    none = (0.0, 0.0, 0.0)
+    rows = [
+        nearness.get(key, none) if is_same else none
+        for key, is_same in zip(tokens.keys, same, strict=True)
+    ]
+    return list(np.array(rows, dtype=np.float32).reshape(-1, 3).T)
 
 
 def token_places(tokens: Tokens, size: int) -> npt.NDArray[np.int64]:

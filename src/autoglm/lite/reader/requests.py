@@ -42,7 +42,9 @@ _SUMMARY = re.compile(
     re.IGNORECASE,
 )
 _OTHER = re.compile(
-    r"\b(?:translate|rewrite|rephrase|paraphrase|proofread|poem|haiku|song)\b"
+    r"\b(?:translate|rewrite|rephrase|paraphrase|proofread)\b"
+    r"|\b(?:write|compose|make|as|into|^) ?(?:me )?(?:it |this )?(?:into )?an?"
+    r" (?:poem|haiku|song)\b"
     r"|^(?:please )?(?:continue|polish)\b|\b(?:give|suggest|write)\b.{0,20}\btitle\b"
     r"|\b(?:write|compose|draft)\b.{0,30}\b(?:story|essay|e-?mail|letter|code|reply)\b"
     r"|翻译|改写|润色|标题|续写|作诗|写一首|写一篇|写代码|写一封",
@@ -52,6 +54,18 @@ _QUESTION = re.compile(
     r"[?？]\s*$|^(?:who|whom|whose|what|when|where|which|why|how|is|are|was|were|do|does"
     r"|did|can|could|in what|on what)\b"
     r"|什么|谁|哪|何|多少|几|怎|为什么|是否|吗",
+    re.IGNORECASE,
+)
+# An English question for words of the text, whatever else stands in it: "Who wrote the song?".
+_ASKS = re.compile(
+    r"^(?:(?:in|into|from|at|on|to|for|by|of|with|under) )?"
+    r"(?:who|whom|whose|when|where|which|why|what|how)\b"
+    r"(?! (?:would|do|can|could|should) (?:you|i|we)\b)"
+    r"|^name (?:an?|one|two|three|some)\b",
+    re.IGNORECASE,
+)
+_ASKS_SUMMARY = re.compile(
+    r"\bsummary of\b|\bsummari[sz]e\b|\b(?:key|main) (?:points?|takeaways?)\b|\boverview\b",
     re.IGNORECASE,
 )
 _ABOUT = re.compile(
@@ -101,13 +115,14 @@ def recognise(request: Request) -> Asked | None:
 
 
 def _kind(query: str) -> Kind | None:
-    if _OTHER.search(query):
+    is_for_words = bool(_ASKS.search(query)) and not _ASKS_SUMMARY.search(query)
+    if _OTHER.search(query) and not is_for_words:
         return None
     rules: tuple[tuple[re.Pattern[str], Kind], ...] = (
         (_INTENT, "intent"),
         (_SPEAKERS, "speakers"),
         (_ACTIONS, "actions"),
-        (_SUMMARY, "summary"),
+        (_ASKS if is_for_words else _SUMMARY, "answer" if is_for_words else "summary"),
         (_QUESTION, "answer"),
     )
     return next((kind for pattern, kind in rules if pattern.search(query)), None)

@@ -34,7 +34,11 @@ def main() -> None:
     torch.set_num_threads(_THREADS)
     found: Arrays = read_tensors(args.out) if args.only else {}
     for name in args.only or _PARTS:
-        found |= _PARTS[name](args.data, found, args.seed)
+        made = _PARTS[name](args.data, found, args.seed)
+        # A part may have fewer tensors than it had.
+        kinds = {key.partition(".")[0] for key in made}
+        kept = {key: value for key, value in found.items() if key.partition(".")[0] not in kinds}
+        found = kept | made
     write_tensors(args.out, found)
 
 

@@ -27,9 +27,9 @@ from autoglm.lite.sources import Lang
 _WIDTH, _EMBEDDING, _TABLE = 48, 24, 2**13
 _DILATIONS = (1, 2, 4, 8)
 _MOST_TOKENS = 900
-_EPOCHS = {"zh": 5, "en": 4}
+_EPOCHS = {"zh": 5, "en": 3}
 # English networks that go on from the Chinese one: share of Chinese questions, rate, epochs.
-_CONTINUED = ((0.5, 1.2e-3, 2), (0.2, 2e-3, 2))
+_CONTINUED = ((0.3, 2e-3, 2),)
 _WINDOW = 240  # tokens of a text that an epoch reads
 _ROWS, _RATE, _DECAY, _DROP = 16, 2e-3, 1e-3, 0.15
 _DROP_TOKENS = 0.1
@@ -160,8 +160,13 @@ class Scaler:
 
 def load(data_dir: Path, lang: Lang, rarity: TermTable, seed: int) -> list[Example]:
     """All examples of a language, in the data's order."""
-    read = questions.chinese if lang == "zh" else questions.english
-    found = (example(item, rarity) for item in read(data_dir, random.Random(seed), _MISSING))
+    rng = random.Random(seed)
+    items = (
+        questions.chinese(data_dir, rng, _MISSING)
+        if lang == "zh"
+        else questions.english(data_dir, rarity, rng, _MISSING)
+    )
+    found = (example(item, rarity) for item in items)
     return [item for item in found if item is not None]
 
 
