@@ -1,6 +1,8 @@
 """Encoding without control tokens from text, and incremental decoding at character borders."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,40 @@ def test_a_token_beyond_the_embedding_behind_a_gap_is_a_config_error(tmp_path) -
     assert tokenizer.encode("w1 w2") == [1, 2]
     with pytest.raises(ModelConfigError, match="token id 20, but the model has 20 tokens"):
         tokenizer.encode("w1 far")
+
+
+def test_long_texts_do_not_keep_others_waiting(tokenizer: Tokenizer) -> None:
+    long = "ab <|user|> c " * 40_000
+    expected = {flag: tokenizer.encode(long[:1400], has_controls=flag) for flag in (True, False)}
+    assert expected[True] != expected[False]
+    found: list[list[int]] = []
+    reader = threading.Thread(
+        target=lambda: found.append(tokenizer.encode(long, has_controls=True))
+    )
+    reader.start()
+    seconds = []
+    while reader.is_alive():
+        start = time.perf_counter()
+        assert tokenizer.encode(long[:1400], has_controls=True) == expected[True]
+        seconds.append(time.perf_counter() - start)
+    reader.join()
+    assert found == [expected[True] * 400]
+    assert len(seconds) > 5
+
+
+def test_who_disagrees_about_controls_waits(tokenizer: Tokenizer) -> None:
+    text = "ab <|user|> c " * 500
+    expected = {flag: tokenizer.encode(text, has_controls=flag) for flag in (True, False)}
+    wrong: list[bool] = []
+
+    def encode(flag: bool) -> None:
+        for _ in range(50):
+            if tokenizer.encode(text, has_controls=flag) != expected[flag]:
+                wrong.append(flag)
+
+    threads = [threading.Thread(target=encode, args=(number % 2 == 0,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

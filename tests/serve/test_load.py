@@ -175,3 +175,19 @@ def test_a_service_that_is_stopped_while_it_starts_ends() -> None:
     for _ in range(3):
         with serving():
             """`serving` asks it to end as soon as it says where it listens."""
+
+
+def test_a_long_text_does_not_keep_others_waiting(server: Server) -> None:
+    replies = []
+    body = {"prompt": "some words " * 150_000}
+    reader = threading.Thread(target=lambda: replies.append(server.post("/tokenize", body)))
+    start = time.monotonic()
+    reader.start()
+    waits = []
+    while reader.is_alive():
+        begin = time.monotonic()
+        assert server.get("/health").status == 200
+        waits.append(time.monotonic() - begin)
+    seconds = time.monotonic() - start
+    assert replies[0].status == 200
+    assert max(waits) < seconds / 2

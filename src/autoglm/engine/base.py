@@ -110,7 +110,8 @@ class TokenSession(Protocol):
 SessionT = TypeVar("SessionT", bound=TokenSession)
 
 
-@dataclass(frozen=True, slots=True)
+# Parts and outcomes are made for every token of a constrained answer: frozen they cost 1 us each.
+@dataclass(slots=True)
 class Part(Generic[SessionT]):
     """What a session takes of a pass: tokens to read and, once all are read, to choose."""
 
@@ -119,7 +120,7 @@ class Part(Generic[SessionT]):
     most_ids: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PassOutcome:
     """What a session got: new tokens, up to and with an end token, and its own error."""
 

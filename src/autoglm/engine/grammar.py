@@ -41,7 +41,7 @@ JSON_STYLE: JsonCompileOptions = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
-# Where more tokens may come, none is forced; asking would cost as much as a mask.
+# Where more bytes of a mask have a token, none is forced; asking would cost as much as a mask.
 MOST_FORCED = 64
 _REPETITION = re.compile(r"\{\s*([0-9]*)\s*,?\s*([0-9]*)\s*\}")
 _COUNTS = frozenset(
@@ -104,7 +104,7 @@ class Constraint:
         self.is_complete = matcher.is_stopped()
         mask = self._allowed() if is_quick and not self.is_complete else b""
         forced: list[int] = []
-        if _count(mask) <= MOST_FORCED:
+        if mask.count(0) >= len(mask) - MOST_FORCED:
             forced = matcher.compute_ff_tokens()
         if forced:
             matcher.consume_tokens(forced)
@@ -310,11 +310,6 @@ def _single_tokens(tokenizer: LLTokenizer, texts: Sequence[str]) -> list[int]:
 
 def _has(mask: bytes, token: int) -> bool:
     return token // 8 < len(mask) and mask[token // 8] >> token % 8 & 1 == 1
-
-
-def _count(mask: bytes) -> int:
-    """How many tokens may come; 0 of a mask that is not known."""
-    return int.from_bytes(mask, "little").bit_count()
 
 
 def _only(token: int, num_bytes: int) -> bytes:

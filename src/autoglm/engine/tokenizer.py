@@ -28,6 +28,8 @@ REPLACEMENT = "\ufffd"
 # A character has at most four bytes; with more tokens waiting the bytes are not UTF-8 at all.
 MAX_PENDING_TOKENS = 8
 MAX_CHARACTER_BYTES = 4
+# Longer texts take more than a millisecond.
+MAX_QUICK_CHARS = 2048
 
 
 def _is_panic(err: BaseException) -> bool:
@@ -62,9 +64,12 @@ class Tokenizer:
         """`vocab_size` is the number of rows of the embedding, if there is one."""
         self._backend = backend
         self._vocab_size = vocab_size
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._num_encoding = 0
         added = backend.get_added_tokens_decoder().items()
         self._controls = {id_: token.content for id_, token in added if token.special}
+        # Whether text without the name of a control token cannot become one.
+        self._is_literal = not any(token.normalized for _, token in added if token.special)
 
     @classmethod
     def from_file(cls, path: Path, *, vocab_size: int) -> Tokenizer:
@@ -111,9 +116,10 @@ class Tokenizer:
         except UnicodeEncodeError as err:
             message = "the text has characters that are not valid Unicode (lone surrogates)"
             raise InvalidRequestError(message) from err
-        with self._lock, _panics_translated():
-            self._backend.encode_special_tokens = not has_controls
-            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        if not has_controls and self._is_literal and not self.is_control_in(text):
+            has_controls = True  # the same tokens, beside all others that are encoded so
+        with self._counting(has_controls), _panics_translated():
+            ids = self._encoded(text)
         # Ids may have gaps; the whole table would take tens of milliseconds to look through.
         if self._vocab_size is not None and max(ids, default=-1) >= self._vocab_size:
             message = (
@@ -122,6 +128,31 @@ class Tokenizer:
             )
             raise ModelConfigError(message)
         return ids
+
+    def _encoded(self, text: str) -> list[int]:
+        """The ids; long texts are encoded without the GIL, so that others go on."""
+        if len(text) <= MAX_QUICK_CHARS:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            return ids
+        [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=False)
+        return list(encoding.ids)
+
+    @contextmanager
+    def _counting(self, has_controls: bool) -> Iterator[None]:
+        """Whether control tokens count is a state of the library: those who agree go together."""
+        with self._changed:
+            while self._num_encoding and self._backend.encode_special_tokens == has_controls:
+                self._changed.wait()
+            if self._backend.encode_special_tokens == has_controls:
+                self._backend.encode_special_tokens = not has_controls
+            self._num_encoding += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_encoding -= 1
+                if not self._num_encoding:
+                    self._changed.notify_all()
 
     def decode(self, ids: Sequence[int], *, has_controls: bool = False) -> str:
         """The text of `ids`, with or without control tokens; unknown ids have none.

@@ -23,9 +23,9 @@ from autoglm.serve.http import DONE, SSE, Json, read_body, sse, stream
 from autoglm.serve.models import Opened, ServedModel
 from autoglm.serve.parse import Wishes, read_wishes
 from autoglm.serve.service import Service, Work
+from autoglm.serve.texts import is_ids
 from autoglm.types import (
     MAX_LOGPROBS,
-    MAX_TOKEN_ID,
     MAX_TOKENS,
     Cancellation,
     Logprob,
@@ -96,10 +96,8 @@ def _prompt(number: int, value: object) -> Prompt:
     if isinstance(value, str) and value:
         value.encode("utf-8", "replace")
         return value
-    if isinstance(value, list) and value:
-        ids = [token for token in value if type(token) is int and 0 <= token <= MAX_TOKEN_ID]
-        if len(ids) == len(value):
-            return tuple(ids)
+    if is_ids(value):
+        return tuple(value)
     message = f"prompt {number} is empty or no text; expected a text or token ids"
     raise FieldError(message, field="prompt")
 

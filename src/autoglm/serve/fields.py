@@ -34,15 +34,13 @@ def _refuse_constant(_name: str) -> NoReturn:
     raise ValueError(message)
 
 
-def _check_depth(value: object, depth: int = 0) -> None:
+def _check_depth(value: dict[str, Any] | list[Any], depth: int = 1) -> None:
     if depth > MAX_DEPTH:
         message = f"the body is nested deeper than {MAX_DEPTH} levels"
         raise FieldError(message)
-    if isinstance(value, dict):
-        for inner in value.values():
-            _check_depth(inner, depth + 1)
-    elif isinstance(value, list):
-        for inner in value:
+    parts = value.values() if isinstance(value, dict) else value
+    for inner in parts:
+        if isinstance(inner, dict | list):
             _check_depth(inner, depth + 1)
 
 

@@ -24,6 +24,8 @@ from autoglm.serve.metrics import Metrics
 Handler = Callable[[HttpRequest], Awaitable[Response]]
 ErrorForm = Callable[[BaseException], dict[str, object]]
 SSE = "text/event-stream"
+# Larger bodies are parsed beside the event loop.
+MAX_QUICK_BYTES = 64 * 1024
 NDJSON = "application/x-ndjson"
 log = logging.getLogger("autoglm.serve")
 
@@ -56,7 +58,10 @@ def error_response(err: BaseException, path: str) -> Json:
 
 async def read_body(request: HttpRequest) -> Fields:
     """The JSON object of a request. Raises FieldError."""
-    return parse_object(await request.body())
+    content = await request.body()
+    if len(content) <= MAX_QUICK_BYTES:
+        return parse_object(content)
+    return await asyncio.to_thread(parse_object, content)
 
 
 def endpoint(handler: Handler, metrics: Metrics, route: str) -> Handler:

@@ -17,7 +17,7 @@ from autoglm.serve.parse import (
     MAX_STOP_CHARS,
     MAX_TIMEOUT_S,
 )
-from autoglm.serve.texts import MAX_INPUTS
+from autoglm.serve.texts import MAX_IDS, MAX_INPUTS
 from autoglm.serve.tool_fields import MAX_TOOLS
 from autoglm.types import MAX_LOGPROBS, MAX_SEED, MAX_STOP_STRINGS, MAX_TOKEN_ID, MAX_TOKENS
 
@@ -53,7 +53,7 @@ def record(properties: dict[str, Schema], *required: str) -> Schema:
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
-IDS = some(whole(0, MAX_TOKEN_ID), 2**22, 1)
+IDS = some(whole(0, MAX_TOKEN_ID), MAX_IDS, 1)
 STOP_TEXT: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARS}
 STOP: Schema = {"anyOf": [STOP_TEXT, some(STOP_TEXT, MAX_STOP_STRINGS)]}
 JSON_SCHEMA: Schema = {"anyOf": [OBJECT, YES_OR_NO, TEXT]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class PageRoutes:
             "kv_pages_held": gauges["kv_pages_held"],
             "kv_pages": gauges["kv_pages"],
             "threads": service.models.threads,
+            "cpu_s": time.process_time(),
             "requests": metrics.value("answers_total"),
             "completion_tokens": metrics.value("generated_tokens_total"),
             "last": asdict(service.last) if service.last.model else None,

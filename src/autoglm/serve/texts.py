@@ -19,7 +19,7 @@ from autoglm.serve.service import Service
 from autoglm.types import MAX_TOKEN_ID, Cancellation, Message, Request
 
 MAX_INPUTS = 256
-MAX_IDS = 2**22
+MAX_IDS = 2**20
 Input = str | list[int]
 
 
@@ -82,7 +82,7 @@ class TextRoutes:
         body = await read_body(request)
         model = self._service.models.find(body.text("model", ""))
         ids = body.values.get("tokens")
-        if not _is_ids(ids):
+        if not is_ids(ids):
             body.fail("tokens", "a list of token ids")
 
         def detokenize(opened: Opened, _: Cancellation) -> str:
@@ -104,7 +104,7 @@ class TextRoutes:
 def read_inputs(body: Fields, name: str) -> list[Input]:
     """A text, token ids, or a list of either. Raises FieldError."""
     value = body.values.get(name)
-    inputs = [value] if isinstance(value, str) or _is_ids(value) else value
+    inputs = [value] if isinstance(value, str) or is_ids(value) else value
     if (
         not isinstance(inputs, list)
         or not 0 < len(inputs) <= MAX_INPUTS
@@ -115,14 +115,17 @@ def read_inputs(body: Fields, name: str) -> list[Input]:
 
 
 def _is_input(value: object) -> bool:
-    return bool(value) and (isinstance(value, str) or _is_ids(value))
+    return bool(value) and (isinstance(value, str) or is_ids(value))
 
 
-def _is_ids(value: object) -> TypeGuard[list[int]]:
+def is_ids(value: object) -> TypeGuard[list[int]]:
+    """Whether a value is a list of token ids, and not too long."""
     return (
         isinstance(value, list)
         and 0 < len(value) <= MAX_IDS
-        and all(type(token) is int and 0 <= token <= MAX_TOKEN_ID for token in value)
+        and set(map(type, value)) == {int}
+        and min(value) >= 0
+        and max(value) <= MAX_TOKEN_ID
     )
 
 

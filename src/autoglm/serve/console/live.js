@@ -1,7 +1,7 @@
 // The live panel: what the service does now, and where the time of the last request went.
 
 import { getJson } from "/console/api.js";
-import { text } from "/console/texts.js";
+import { reason, text } from "/console/texts.js";
 import * as waterfall from "/console/waterfall.js";
 
 const EVERY_MS = 1000;
@@ -29,7 +29,8 @@ function show(status) {
   const now = performance.now();
   const seconds = before ? (now - before.now) / 1000 : 0;
   const speed = seconds > 0 ? Math.max(0, tokens - before.tokens) / seconds : 0;
-  before = { now, tokens };
+  const cores = seconds > 0 ? Math.max(0, status.cpu_s - before.cpu_s) / seconds : 0;
+  before = { now, tokens, cpu_s: status.cpu_s };
   speeds.push(speed);
   if (speeds.length > MOST_POINTS) speeds.shift();
   fill("figures", [
@@ -38,7 +39,7 @@ function show(status) {
     ["waiting", `${status.waiting} / ${status.queue_limit}`],
     ["memory", `${(status.resident_bytes / 2 ** 20).toFixed(0)} MiB`],
     ["kv", `${status.kv_pages_held} / ${status.kv_pages}`],
-    ["cores", status.threads],
+    ["cores", `${cores.toFixed(1)} / ${status.threads}`],
     ["requests", status.requests],
     ["uptime", duration(status.uptime_s)],
   ]);
@@ -55,11 +56,11 @@ function showLast(last) {
   fill("last", [
     ["model", last.model],
     ["firstToken", `${last.first_token_ms.toFixed(0)} ms`],
-    ["why", last.reason],
+    ["why", reason(last.reason)],
     ["prompts", last.prompt_tokens],
     ["cached", last.cached_tokens],
     ["written", last.completion_tokens],
-    ...Object.entries(phases).map(([name, ms]) => [name, `${ms.toFixed(0)} ms`]),
+    ...Object.entries(phases).map(([name, ms]) => [name, `${ms.toFixed(0)} ms`, `key ${name}`]),
   ]);
   const bars = document.getElementById("phases");
   const times = Object.entries(phases).map(([name, ms]) => `${text(name)} ${ms.toFixed(0)} ms`);
@@ -68,7 +69,7 @@ function showLast(last) {
     ...Object.entries(phases).map(([name, ms]) => {
       const bar = document.createElement("span");
       bar.className = name;
-      bar.style.flexGrow = ms;
+      bar.style.flexGrow = 1000 * (ms / (last.total_ms || 1)); // below 1 in all it would not fill
       bar.title = `${text(name)} ${ms.toFixed(0)} ms`;
       return bar;
     }),
@@ -76,7 +77,11 @@ function showLast(last) {
 }
 
 function fill(id, rows) {
-  const cells = rows.flatMap(([name, value]) => [cell("dt", text(name)), cell("dd", value)]);
+  const cells = rows.flatMap(([name, value, key]) => {
+    const term = cell("dt", text(name));
+    if (key) term.prepend(Object.assign(document.createElement("span"), { className: key }), " ");
+    return [term, cell("dd", value)];
+  });
   document.getElementById(id).replaceChildren(...cells);
 }
 

@@ -1,7 +1,7 @@
 // The conversation: its turns, the one that grows, and what can be done with each.
 
 import { chat } from "/console/api.js";
-import { text } from "/console/texts.js";
+import { reason, text } from "/console/texts.js";
 
 const log = document.getElementById("log");
 const error = document.getElementById("error");
@@ -79,7 +79,7 @@ async function answer(request, changed) {
 function about(facts, finish) {
   const parts = [
     `${facts.engine === "local" ? text("local") : facts.engine} · ${facts.model}`,
-    `${text("why")}: ${facts.reason}`,
+    `${text("why")}: ${reason(facts.reason)}`,
     `${text("firstToken")} ${Math.round(facts.first_token_ms)} ms`,
   ];
   if (finish === "length") parts.push(text("cut"));

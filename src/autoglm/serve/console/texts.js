@@ -11,7 +11,7 @@ const TEXTS = {
     you: "你", assistant: "模型", speed: "每秒词元数", phases: "最近一次请求的各阶段",
     askSummarise: "请总结以下会议记录要点", askItems: "请列出以下会议记录中的行动项和负责人",
     running: "运行中", waiting: "排队", memory: "内存", tokensPerSecond: "词元/秒", requests: "请求",
-    cores: "线程", uptime: "运行时间", prompts: "输入词元", cached: "其中缓存", written: "输出词元",
+    cores: "忙碌的核", uptime: "运行时间", prompts: "输入词元", cached: "其中缓存", written: "输出词元",
     queue: "排队", load: "加载", read: "读入", write: "生成", firstToken: "首词元", why: "原因",
     local: "本机", cut: "长度用尽", tooLarge: "文件大于 16 MB", notText: "这不是文本文件",
     lost: "与服务的连接断开", kv: "KV 页", layers: "各层耗时", attention: "注意力", rest: "其余",
@@ -30,7 +30,7 @@ const TEXTS = {
     assistant: "Model", speed: "Tokens a second", phases: "Phases of the last request",
     askSummarise: "Summarize the meeting", askItems: "List the action items and who does them",
     running: "Running", waiting: "Waiting", memory: "Memory", tokensPerSecond: "Tokens/s",
-    requests: "Requests", cores: "Threads", uptime: "Up", prompts: "Prompt tokens",
+    requests: "Requests", cores: "Cores busy", uptime: "Up", prompts: "Prompt tokens",
     cached: "of these cached", written: "Answer tokens", queue: "Queue", load: "Load", read: "Read",
     write: "Write", firstToken: "First token", why: "Why", local: "this device",
     cut: "cut at the longest", tooLarge: "The file is larger than 16 MB",
@@ -40,11 +40,30 @@ const TEXTS = {
   },
 };
 
+// What the service says about where an answer was computed, in Chinese.
+const REASONS = [
+  [/^offline$/, "离线"],
+  [/^answered on this device$/, "在本机回答"],
+  [/^extracted from the text$/, "从原文摘取"],
+  [/^answered before$/, "此前答过"],
+  [/^the text is longer than the context window and was read in (\d+) parts$/, "文本超过窗口，分 $1 段读入"],
+];
+
 let language = localStorage.getItem("language")
   ?? (navigator.language.startsWith("zh") ? "zh" : "en");
 
 export function text(name) {
   return TEXTS[language][name];
+}
+
+// A reason of the service in the page's language; one it does not know stays English.
+export function reason(english) {
+  if (language === "en") return english;
+  const told = english.split("; ").map((part) => {
+    const known = REASONS.find(([pattern]) => pattern.test(part));
+    return known ? part.replace(...known) : part;
+  });
+  return told.join("；");
 }
 
 export function toggleLanguage() {
