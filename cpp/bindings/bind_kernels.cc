@@ -16,6 +16,7 @@
 #include "bindings/bind.h"
 #include "kernels/pack.h"
 #include "model/activations.h"
+#include "model/rows.h"
 
 namespace nb = nanobind;
 
@@ -54,30 +55,54 @@ OwnedMatrix own_matrix(const std::string& weights, const std::vector<nb::object>
   return matrix;
 }
 
+// Rows of activations that are packed and multiplied together.
+constexpr int kGemmRows = 256;
+
+// `output` for the first rows; of the others each piece follows the one before.
+void multiply(const Kernels& kernels, const PackedMatrix& weight, const Matrix& x,
+              const GemmOutput& output, ThreadPool& pool) {
+  const int num_rows = static_cast<int>(x.shape(0));
+  PackedActivations activations(kernels, true);
+  activations.reserve(weight.type, std::min(num_rows, kGemmRows), weight.padded_cols);
+  const int num_blocks = weight.padded_rows / kRowBlock;
+  AlignedBuffer<std::byte> scratch(kGemmScratchBytes * pool.num_threads());
+  for (int first = 0; first < num_rows; first += kGemmRows) {
+    const int count = std::min(kGemmRows, num_rows - first);
+    const PackedRows packed = activations.prepare(weight, count);
+    for_rows(pool, count, [&](int row) {
+      kernels.pack_row(packed, weight.type, row,
+                       x.data() + static_cast<size_t>(first + row) * weight.cols, weight.cols);
+    });
+    GemmOutput piece = output;
+    piece.data += static_cast<size_t>(first) * output.stride;
+    const int64_t grain = block_grain(num_blocks, pool.num_threads());
+    pool.parallel_for(num_blocks, grain, [&](int64_t begin, int64_t end, int thread) {
+      kernels.gemm(weight, packed, piece, static_cast<int>(begin), static_cast<int>(end),
+                   scratch.data() + kGemmScratchBytes * thread);
+    });
+  }
+}
+
 FloatMatrix gemm(const std::string& weights, const std::vector<nb::object>& parts, int rows,
                  const Matrix& x, const std::optional<Vector>& bias, bool swiglu,
-                 const std::string& isa) {
+                 const std::string& isa, int threads) {
   const Kernels& kernels = kernels_for(select_isa(isa));
   const int num_rows = static_cast<int>(x.shape(0));
   const int cols = static_cast<int>(x.shape(1));
   const OwnedMatrix matrix = own_matrix(weights, parts, rows, cols);
   check(!bias || bias->shape(0) == static_cast<size_t>(rows), "bias needs one value a row");
   check(!swiglu || rows % (2 * kRowBlock) == 0, "swiglu needs a multiple of 32 rows");
-  PackedActivations activations(kernels, true);
-  activations.reserve(matrix.view.type, num_rows, matrix.view.padded_cols);
-  const PackedRows packed = activations.prepare(matrix.view, num_rows);
-  for (int row = 0; row < num_rows; ++row) {
-    kernels.pack_row(packed, matrix.view.type, row, x.data() + static_cast<size_t>(row) * cols,
-                     cols);
-  }
   const int num_outputs = swiglu ? rows / 2 : rows;
   std::unique_ptr<float[]> out(new float[static_cast<size_t>(num_rows) * num_outputs]);
-  AlignedBuffer<std::byte> scratch(kGemmScratchBytes);
   const GemmOutput output{.data = out.get(),
                           .stride = num_outputs,
                           .bias = bias ? bias->data() : nullptr,
                           .epilogue = swiglu ? Epilogue::kSwiGlu : Epilogue::kStore};
-  kernels.gemm(matrix.view, packed, output, 0, matrix.view.padded_rows / kRowBlock, scratch.data());
+  {
+    nb::gil_scoped_release release;
+    ThreadPool pool(threads > 0 ? threads : num_physical_cores());
+    multiply(kernels, matrix.view, x, output, pool);
+  }
   return to_numpy(std::move(out), num_rows, num_outputs);
 }
 
@@ -161,11 +186,13 @@ FloatMatrix rope(const Matrix& heads, const Vector& cos, const Vector& sin, bool
 void bind_kernels(nb::module_& m) {
   m.def("gemm", gemm, nb::arg("weights"), nb::arg("parts"), nb::arg("rows"), nb::arg("x"),
         nb::arg("bias") = nb::none(), nb::arg("swiglu") = false, nb::arg("isa") = "",
+        nb::arg("threads") = 1,
         nb::sig("def gemm(weights: str, parts: collections.abc.Sequence[typing_extensions.Buffer], "
                 "rows: int, x: numpy.typing.NDArray[numpy.float32], "
                 "bias: numpy.typing.NDArray[numpy.float32] | None = None, swiglu: bool = False, "
-                "isa: str = '') -> numpy.typing.NDArray[numpy.float32]"),
-        "x [m, cols] times a packed [rows, cols] matrix transposed; swiglu halves the columns.");
+                "isa: str = '', threads: int = 1) -> numpy.typing.NDArray[numpy.float32]"),
+        "x [m, cols] times a packed [rows, cols] matrix transposed; swiglu halves the columns. "
+        "With 0 threads one a physical core works.");
   m.def("attention", attention, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("kv_dtype"),
         nb::arg("isa") = "",
         nb::sig("def attention(q: numpy.typing.NDArray[numpy.float32], "

@@ -131,6 +131,7 @@ struct GemmOutput {
   float* data = nullptr;        // [M][stride]; only the logical rows (half for kSwiGlu) are written
   int stride = 0;               // floats
   const float* bias = nullptr;  // [rows] or null, in the row order of the packed matrix
+  int bias_stride = 0;          // floats to the bias of the next row of x; 0 when they share one
   Epilogue epilogue = Epilogue::kStore;
 };
 

@@ -185,11 +185,13 @@ void gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int b
       const int num_outputs = std::min(kRowBlock, w.rows - row);
       for (int m = 0; m < num; ++m) {
         float* out = y.data + static_cast<size_t>(first + m) * y.stride + row / step;
+        const float* bias = y.bias;
+        if (bias != nullptr) bias += static_cast<size_t>(first + m) * y.bias_stride + row;
         for (int r = 0; r < num_outputs; ++r) {
-          float value = sums[0][m][r] + (y.bias != nullptr ? y.bias[row + r] : 0.0f);
+          float value = sums[0][m][r] + (bias != nullptr ? bias[r] : 0.0f);
           if (is_swiglu) {
-            const int up_row = row + kRowBlock + r;
-            value = silu(value) * (sums[1][m][r] + (y.bias != nullptr ? y.bias[up_row] : 0.0f));
+            const float up_bias = bias != nullptr ? bias[kRowBlock + r] : 0.0f;
+            value = silu(value) * (sums[1][m][r] + up_bias);
           }
           out[r] = y.epilogue == Epilogue::kAdd ? out[r] + value : value;
         }

@@ -220,10 +220,14 @@ inline void write_outputs(const PackedMatrix& w, const GemmOutput& y, int row, i
   constexpr bool kIsSwiGlu = kEpilogue == Epilogue::kSwiGlu;
   const int first = block * kRowBlock;
   const int num = w.rows - first < kRowBlock ? w.rows - first : kRowBlock;
-  if (y.bias != nullptr) value = value + load_partial(y.bias + first, num);
+  const float* bias = y.bias;
+  if (bias != nullptr) {
+    bias += static_cast<size_t>(row) * y.bias_stride + first;
+    value = value + load_partial(bias, num);
+  }
   float* out = y.data + static_cast<size_t>(row) * y.stride + (kIsSwiGlu ? first / 2 : first);
   if constexpr (kIsSwiGlu) {
-    if (y.bias != nullptr) up = up + load(y.bias + first + kRowBlock);
+    if (bias != nullptr) up = up + load(bias + kRowBlock);
     value = silu(value) * up;
   }
   if (num == kRowBlock) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/finite.h"
 
@@ -29,6 +30,7 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
       pool_(pool),
       is_precise_(is_precise),
       packed_(kernels, is_precise),
+      packed_sums_(kernels, true),
       router_(config_, config_.num_experts > 0 ? max_tokens : 0),
       predictor_(config_, expert_cache != nullptr ? kMostPredictedTokens : 0),
       expert_cache_(expert_cache),
@@ -54,12 +56,24 @@ Transformer::Transformer(const Model& model, const Kernels& kernels, ThreadPool&
       packed_.reserve(type, max_tokens, round_up(cols, k_align(type)));
     }
   }
-  for (const LayerWeights& layer : model.layers()) {
+  reserve_inputs(max_tokens);
+}
+
+void Transformer::reserve_inputs(int max_tokens) {
+  int most_groups = 0, most_rows = 0;
+  for (const LayerWeights& layer : model_.layers()) {
     const Mlp& mlp = layer.moe.experts.empty() ? layer.mlp : layer.moe.shared;
     for (const Linear* linear : {&layer.qkv, &layer.o, &mlp.gate_up, &mlp.down}) {
       packed_.reserve(*linear, max_tokens);
+      if (!linear->has_offset()) continue;
+      packed_sums_.reserve(linear->offset.type, max_tokens, linear->offset.padded_cols);
+      most_groups = std::max(most_groups, linear->num_groups());
+      most_rows = std::max(most_rows, linear->matrix.rows);
     }
   }
+  if (most_groups == 0) return;
+  sums_ = Rows(max_tokens, most_groups);
+  offsets_ = Rows(max_tokens, most_rows);
 }
 
 template <typename RowOf>
@@ -361,11 +375,27 @@ void Transformer::pack_row(const Linear& linear, const PackedRows& x, int row, f
     for (int k = 0; k < cols; ++k) values[k] = std::min(std::max(values[k], -range), range);
   }
   kernels_.pack_row(x, linear.matrix.type, row, values, cols);
+  if (!linear.has_offset()) return;
+  for (int g = 0; g < linear.num_groups(); ++g) {
+    const int end = std::min((g + 1) * kGroupSize, cols);
+    sums_[row][g] = std::accumulate(values + g * kGroupSize, values + end, 0.0f);
+  }
 }
 
 void Transformer::gemm(const Linear& linear, const PackedRows& x, Rows& out, Epilogue epilogue) {
-  gemm(linear.matrix, x,
-       {.data = out[0], .stride = out.stride, .bias = linear.bias, .epilogue = epilogue});
+  GemmOutput output{
+      .data = out[0], .stride = out.stride, .bias = linear.bias, .epilogue = epilogue};
+  if (linear.has_offset()) {
+    const PackedRows sums = packed_sums_.prepare(linear.offset, x.rows);
+    for_rows(pool_, x.rows, [&](int row) {
+      kernels_.pack_row(sums, linear.offset.type, row, sums_[row], linear.offset.cols);
+    });
+    gemm(linear.offset, sums,
+         {.data = offsets_[0], .stride = offsets_.stride, .bias = linear.bias});
+    output.bias = offsets_[0];
+    output.bias_stride = offsets_.stride;
+  }
+  gemm(linear.matrix, x, output);
 }
 
 void Transformer::gemm(const PackedMatrix& weight, const PackedRows& x, const GemmOutput& out) {

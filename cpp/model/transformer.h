@@ -81,6 +81,8 @@ class Transformer {
   void pack_row(const Linear& linear, const PackedRows& x, int row, float* values);
   void gemm(const Linear& linear, const PackedRows& x, Rows& out, Epilogue epilogue);
   void gemm(const PackedMatrix& weight, const PackedRows& x, const GemmOutput& out);
+  // Makes room for the linear layers of all layers.
+  void reserve_inputs(int max_tokens);
   // hidden_ += linear(x), through a norm when `post_norm` is not null.
   void add_to_residual(const Linear& linear, const PackedRows& x, const float* post_norm);
   // Times the block that holds the result as a step of the current layer.
@@ -95,6 +97,7 @@ class Transformer {
   ThreadPool& pool_;
   bool is_precise_;
   PackedActivations packed_;
+  PackedActivations packed_sums_;
   ExpertRouter router_;
   ExpertRouter predictor_;  // of the next layer
   ExpertCache* expert_cache_;
@@ -104,6 +107,8 @@ class Transformer {
   Rows attended_;
   Rows activated_;  // after SwiGLU
   Rows projected_;  // before a sandwich norm
+  Rows sums_;       // of groups of the last packed rows, for a matrix with an offset
+  Rows offsets_;    // what that adds to its outputs, with the bias
   Rows predicted_;  // the input of the next layer's router, as far as it is known
   Rows cos_;        // [max_tokens][rotary_dim / 2]
   Rows sin_;

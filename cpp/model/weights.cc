@@ -81,6 +81,8 @@ class TensorTable {
     return reinterpret_cast<const float*>(find(name, "F32", shape, num_float_bytes(shape)));
   }
 
+  bool has(const std::string& name) const { return entries_.contains(name); }
+
   // The type a matrix is stored in, by that of its codes; `usual` when there is no such matrix.
   WeightType weight_type(const std::string& matrix, WeightType usual) const {
     const auto slot = entries_.find(matrix + ".weight");
@@ -173,6 +175,9 @@ class WeightReader {
     if (const float* value = table_.find_floats(range, {1})) {
       if (!(*value > 0.0f) || !std::isfinite(*value)) reject(range, "is not positive and finite");
       result.input_range = *value;
+    }
+    if (table_.has(name + ".offset.weight")) {
+      result.offset = matrix(name + ".offset", rows, result.num_groups());
     }
     return result;
   }

@@ -514,9 +514,9 @@ def quantize_int4(data: Buffer, rows: int, cols: int, *, bits: int = 4, importan
 def dequantize(weights: str, parts: Sequence[Buffer], rows: int, cols: int) -> bytes:
     """The float32 matrix that packed parts stand for, row-major."""
 
-def gemm(weights: str, parts: Sequence[Buffer], rows: int, x: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None = None, swiglu: bool = False, isa: str = '') -> numpy.typing.NDArray[numpy.float32]:
+def gemm(weights: str, parts: Sequence[Buffer], rows: int, x: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32] | None = None, swiglu: bool = False, isa: str = '', threads: int = 1) -> numpy.typing.NDArray[numpy.float32]:
     """
-    x [m, cols] times a packed [rows, cols] matrix transposed; swiglu halves the columns.
+    x [m, cols] times a packed [rows, cols] matrix transposed; swiglu halves the columns. With 0 threads one a physical core works.
     """
 
 def attention(q: numpy.typing.NDArray[numpy.float32], k: numpy.typing.NDArray[numpy.float32], v: numpy.typing.NDArray[numpy.float32], kv_dtype: str, isa: str = '') -> numpy.typing.NDArray[numpy.float32]:

@@ -91,4 +91,15 @@ def test_factor_is_that_of_the_inverse(size):
     matrix = root @ root.T + np.eye(size)
     factor = inverse_factor(matrix)
     assert np.array_equal(factor, np.triu(factor))
-    assert np.allclose(factor.T @ factor @ matrix, np.eye(size), atol=1e-9)
+    found, inverse = factor.astype(np.float64), np.linalg.inv(matrix)
+    assert np.abs(found.T @ found - inverse).max() < 1e-4 * np.abs(inverse).max()
+
+
+def test_matrix_that_float32_cannot_factor_is_factored_in_float64():
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((200, 20))
+    matrix = root @ root.T + 1e-7 * np.eye(200)
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(matrix.astype(np.float32))
+    factor, inverse = inverse_factor(matrix).astype(np.float64), np.linalg.inv(matrix)
+    assert np.abs(factor.T @ factor - inverse).max() < 1e-4 * np.abs(inverse).max()

@@ -28,6 +28,16 @@ def test_gemm_multiplies_by_the_dequantised_matrix(weights: str, num_rows: int, 
     np.testing.assert_allclose(got, wanted, atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("weights", ["bf16", "int4"])
+def test_many_rows_on_threads_are_those_of_single_ones(weights: str) -> None:
+    w, x, bias = random(50, 130), random(700, 130), random(50)
+    parts = _core.pack_rows(weights, "F32", w.tobytes(), 50, 130)
+    got = _core.gemm(weights, parts, 50, x, bias, threads=3)
+    for row in (0, 255, 256, 511, 699):
+        one = _core.gemm(weights, parts, 50, x[row : row + 1], bias)
+        assert np.array_equal(got[row : row + 1], one)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_swiglu_gates_blocks_of_sixteen_rows(isa: str) -> None:
     w, x = random(64, 32), random(5, 32)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoglm.compression.codes import Floats, pack_floats, unpack
-from autoglm.compression.forward import LayerForward, rms_norm
+from autoglm.compression.forward import LayerForward, product_with, rms_norm
 from autoglm.compression.matrices import read_matrix
 from autoglm.compression.units import Unit, units_of
 from autoglm.errors import UsageError
@@ -128,7 +128,7 @@ def _measure_layer(
     def outputs(changes: Mapping[str, Floats]) -> Floats:
         result = hidden.copy()
         used = {**weights, **changes}
-        forward.run(unit.prefix, result, vectors.get, lambda name, _: used[name])
+        forward.run(unit.prefix, result, vectors.get, lambda name, _: product_with(used[name]))
         return result
 
     exact = outputs({})

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from autoglm.compression.codes import Floats
-from autoglm.compression.forward import LayerForward, rms_norm
-from autoglm.compression.matrices import Packed, pack_calibrated, read_matrix, stored_values
+from autoglm.compression.codes import Floats, unpack
+from autoglm.compression.forward import LayerForward, Product, rms_norm
+from autoglm.compression.matrices import Packed, pack_calibrated, packed_product, read_matrix
 from autoglm.compression.recipe import Recipe
 from autoglm.compression.stage import Stage
 from autoglm.compression.structure import Layer, Thinning
@@ -86,9 +86,12 @@ class CalibratedUnits:
             self._embed(unit)
 
     def _embed(self, unit: Unit) -> None:
-        self._hidden = np.concatenate(
-            [self._stored(tensor) for tensor in unit.tensors if isinstance(tensor, Matrix)]
-        )[self._ids]
+        rows = [
+            unpack(self._stored(matrix), matrix.weights, matrix.rows, matrix.cols)
+            for matrix in unit.tensors
+            if isinstance(matrix, Matrix)
+        ]
+        self._hidden = np.concatenate(rows)[self._ids]
 
     def _write_layer(self, unit: Unit) -> None:
         prefix = unit.prefix
@@ -99,14 +102,14 @@ class CalibratedUnits:
             layer = self._thinning.thinned(prefix, Layer(whole, vectors), self._hidden)
             thinned, vectors = layer.matrices, layer.vectors
 
-        def provide(name: str, inputs: Floats) -> Floats:
+        def provide(name: str, inputs: Floats) -> Product:
             norm = f"{prefix}{_NORM_BEFORE.get(name.removeprefix(prefix), '')}"
             weights = thinned.pop(name) if name in thinned else self._weights(name)
             packed = self._pack(matrices[name], weights, inputs, may_scale=norm in vectors)
             self._append(matrices[name], packed)
             if packed.scales is not None:
                 vectors[norm] = (vectors[norm] / packed.scales).astype(np.float32)
-            return packed.values
+            return packed_product(packed.parts, matrices[name])
 
         self._forward.run(prefix, self._hidden, vectors.get, provide)
         for name, values in vectors.items():
@@ -119,9 +122,11 @@ class CalibratedUnits:
             for tensor in unit.tensors
             if isinstance(tensor, Vector)
         }
-        self._forward.run(
-            unit.prefix, self._hidden, vectors.get, lambda name, _: self._stored(matrices[name])
-        )
+
+        def provide(name: str, _: Floats) -> Product:
+            return packed_product(self._stored(matrices[name]), matrices[name])
+
+        self._forward.run(unit.prefix, self._hidden, vectors.get, provide)
 
     def _write_head(self, unit: Unit) -> None:
         """The last norm and, if it is not the embedding, the output matrix."""
@@ -159,6 +164,5 @@ class CalibratedUnits:
             self._stage.append(spec.name, part)
         self._on_read(source_bytes([matrix], self._checkpoint))
 
-    def _stored(self, matrix: Matrix) -> Floats:
-        parts = [self._stage.read(spec.name) for spec in matrix.parts()]
-        return stored_values(parts, matrix)
+    def _stored(self, matrix: Matrix) -> list[bytes]:
+        return [self._stage.read(spec.name) for spec in matrix.parts()]

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from autoglm import _core
 from autoglm.errors import ModelFileError
 from autoglm.modelfile.arch import WeightFormat
-from autoglm.modelfile.layout import ROW_BLOCK
-from autoglm.modelfile.packing import GROUP_SIZE
+from autoglm.modelfile.layout import GROUP_SIZE, OFFSET_FORMAT, ROW_BLOCK
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]
@@ -158,6 +157,18 @@ def pack_floats(weights: Floats, target: WeightFormat) -> list[bytes]:
     """The parts of a matrix rounded to nearest by the core, in any format."""
     rows, cols = weights.shape
     return _core.pack_rows(target, "F32", np.ascontiguousarray(weights).data, rows, cols)
+
+
+def pack_offsets(weights: Floats) -> tuple[list[bytes], Floats]:
+    """The middle of every group of columns as packed parts, and what of the weights is left."""
+    rows, cols = weights.shape
+    starts = np.arange(0, cols, GROUP_SIZE)
+    highest = np.maximum.reduceat(weights, starts, axis=1)
+    lowest = np.minimum.reduceat(weights, starts, axis=1)
+    middles: Floats = ((highest + lowest) / np.float32(2.0)).astype(np.float32, copy=False)
+    parts = pack_floats(middles, OFFSET_FORMAT)
+    offsets = unpack(parts, OFFSET_FORMAT, rows, len(starts))
+    return parts, weights - np.repeat(offsets, GROUP_SIZE, axis=1)[:, :cols]
 
 
 def unpack(parts: list[bytes], target: WeightFormat, rows: int, cols: int) -> Floats:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoglm.compression.codes import Floats
-from autoglm.compression.forward import LayerForward
+from autoglm.compression.forward import LayerForward, Product, product_with
 from autoglm.compression.matrices import read_matrix
 from autoglm.compression.units import Unit, units_of
 from autoglm.errors import UsageError
@@ -75,9 +75,11 @@ def _run(forward: LayerForward, unit: Unit, hidden: Floats, checkpoint: Checkpoi
         for tensor in unit.tensors
         if isinstance(tensor, Vector)
     }
-    forward.run(
-        unit.prefix, hidden, vectors.get, lambda name, _: read_matrix(matrices[name], checkpoint)
-    )
+
+    def provide(name: str, _: Floats) -> Product:
+        return product_with(read_matrix(matrices[name], checkpoint))
+
+    forward.run(unit.prefix, hidden, vectors.get, provide)
 
 
 def _mean_cosine(before: Floats, after: Floats) -> float:

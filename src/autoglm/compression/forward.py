@@ -1,7 +1,7 @@
 """A dense layer in float32, one matrix at a time, over the hidden states of a calibration text.
 
-Whoever runs it provides each matrix when its inputs are known, so that a matrix can be chosen by
-what it meets, and what follows meets the chosen one.
+Whoever runs it provides each matrix's product when its inputs are known, so that a matrix can be
+chosen by what it meets, and what follows meets the chosen one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from autoglm.compression.codes import Floats
 from autoglm.modelfile.arch import ArchConfig
 from autoglm.modelfile.layout import ROW_BLOCK
 
-# The matrix [rows, cols] to multiply the inputs [num_tokens, cols] with.
-Provide = Callable[[str, Floats], Floats]
+# Inputs [num_tokens, cols] to outputs [num_tokens, rows].
+Product = Callable[[Floats], Floats]
+# What multiplies with the matrix of this name, given the inputs that it meets.
+Provide = Callable[[str, Floats], Product]
 # A gain or a bias by the name of its tensor, None where there is none.
 Lookup = Callable[[str], Floats | None]
 
@@ -40,30 +42,30 @@ class LayerForward:
         eps = self._config.rms_norm_eps
 
         def linear(module: str, inputs: Floats) -> Floats:
-            return with_bias(module, inputs @ provide(f"{prefix}{module}", inputs).T)
+            return with_bias(module, provide(f"{prefix}{module}", inputs)(inputs))
 
         def with_bias(module: str, product: Floats) -> Floats:
             bias = vector(f"{prefix}{module}.bias")
             return product if bias is None else product + bias
 
-        def after_norm(norm: str, module: str) -> tuple[Floats, Floats]:
-            """The inputs of a matrix and the matrix, which may have changed the norm's gain."""
-            weights = provide(f"{prefix}{module}", self._normed(tokens, vector(prefix + norm)))
-            return self._normed(tokens, vector(prefix + norm)), weights
+        def after_norm(norm: str, module: str) -> tuple[Floats, Product]:
+            """The inputs of a matrix and its product; the matrix may change the norm's gain."""
+            product = provide(f"{prefix}{module}", self._normed(tokens, vector(prefix + norm)))
+            return self._normed(tokens, vector(prefix + norm)), product
 
         def add(module: str, outputs: Floats) -> None:
             gain = vector(f"{prefix}{module}.post_norm.weight")
             tokens[...] += outputs if gain is None else rms_norm(outputs, gain, eps)
 
-        inputs, weights = after_norm("input_norm.weight", "attn.qkv")
-        qkv = with_bias("attn.qkv", inputs @ weights.T)
+        inputs, product = after_norm("input_norm.weight", "attn.qkv")
+        qkv = with_bias("attn.qkv", product(inputs))
         mixed = self._attention(qkv.reshape(*hidden.shape[:2], -1), prefix, vector)
         del qkv
         add("attn", linear("attn.o", mixed))
         del mixed
-        inputs, weights = after_norm("mlp.norm.weight", "mlp.gate_up")
-        inner = _gated(inputs, weights, vector(f"{prefix}mlp.gate_up.bias"))
-        del inputs, weights
+        inputs, product = after_norm("mlp.norm.weight", "mlp.gate_up")
+        inner = _gated(inputs, product, vector(f"{prefix}mlp.gate_up.bias"))
+        del inputs, product
         add("mlp", linear("mlp.down", inner[:, : self._config.intermediate_size]))
 
     def _normed(self, tokens: Floats, gain: Floats | None) -> Floats:
@@ -122,14 +124,21 @@ def second_moments(inputs: Floats) -> Floats:
     return total
 
 
-def _gated(inputs: Floats, gate_up: Floats, bias: Floats | None) -> Floats:
+def product_with(weights: Floats) -> Product:
+    """That of a matrix in float32."""
+    return lambda inputs: inputs @ weights.T
+
+
+def _gated(inputs: Floats, gate_up: Product, bias: Floats | None) -> Floats:
     """silu(gate) * up, whose rows alternate in blocks of 16."""
-    inner = np.empty((len(inputs), len(gate_up) // 2), np.float32)
+    inner = np.empty((0, 0), np.float32)
     start = 0
     for chunk in chunks(inputs):
-        both = chunk @ gate_up.T
+        both = gate_up(chunk)
         if bias is not None:
             both += bias
+        if not inner.size:
+            inner = np.empty((len(inputs), both.shape[1] // 2), np.float32)
         blocks = both.reshape(len(chunk), -1, 2, ROW_BLOCK)
         gate, up = blocks[:, :, 0], blocks[:, :, 1]
         with np.errstate(over="ignore"):

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from autoglm.compression.codes import Codes, Floats, Grid, round_to_nearest
 from autoglm.compression.pruning import Pruning, kept_weights
 
-Doubles = NDArray[np.float64]
+Real = NDArray[np.float32] | NDArray[np.float64]
 
 DAMPING = 0.01
 _DIRECT = 16  # columns of a range that is updated column by column
 _PIECE = 128  # columns whose zeros are chosen together
-_INVERT_DIRECT = 64
+_FACTOR_DIRECT = 64
 
 
 def gptq(weights: Floats, grid: Grid, hessian: Floats, *, damping: float = DAMPING) -> Codes:
@@ -58,10 +58,17 @@ def sparsegpt(
     return np.ascontiguousarray(rounding.values.T)
 
 
-def inverse_factor(matrix: Doubles) -> Doubles:
-    """Upper triangular U with U^T U = inverse(matrix), of a positive definite matrix."""
-    lower = np.linalg.cholesky(matrix[::-1, ::-1]).astype(np.float64, copy=False)
-    return np.ascontiguousarray(_inverse_of_lower(lower)[::-1, ::-1])
+def inverse_factor(matrix: Floats) -> Floats:
+    """Upper triangular U with U^T U = inverse(matrix), of a positive definite matrix.
+
+    In float32, as in the paper, and in float64 when that is not enough to find the root.
+    """
+    turned = matrix[::-1, ::-1]
+    try:
+        _, inverse = _root_and_inverse(np.array(turned, np.float32))
+    except np.linalg.LinAlgError:
+        _, inverse = _root_and_inverse(np.array(turned, np.float64))
+    return np.ascontiguousarray(inverse[::-1, ::-1], np.float32)
 
 
 class _Steps(NamedTuple):
@@ -91,12 +98,12 @@ class _Rounding:
     def __init__(
         self,
         weights: Floats,
-        factor: Doubles,
+        factor: Floats,
         steps: _Steps | None,
         pruning: Pruning | None = None,
     ) -> None:
         self._weights = np.array(weights.T, np.float32, order="C")
-        self._factor = factor.astype(np.float32)
+        self._factor = factor
         self._steps = steps
         self._pruning = pruning
         self._kept: NDArray[np.bool_] | None = None
@@ -138,9 +145,9 @@ class _Rounding:
         self._weights[column + 1 : end] -= np.outer(row[column + 1 : end], self._errors[column])
 
 
-def _damped(hessian: Floats, damping: float) -> Doubles:
-    result = hessian.astype(np.float64)
-    diagonal = np.diag(result).copy()
+def _damped(hessian: Floats, damping: float) -> Floats:
+    result = hessian.copy()
+    diagonal = np.diag(result).astype(np.float64)
     mean = float(diagonal.mean())
     # An input that is always zero has no say; a one keeps the matrix invertible.
     diagonal[diagonal == 0.0] = mean or 1.0
@@ -148,15 +155,18 @@ def _damped(hessian: Floats, damping: float) -> Doubles:
     return result
 
 
-def _inverse_of_lower(lower: Doubles) -> Doubles:
-    size = len(lower)
-    if size <= _INVERT_DIRECT:
-        return np.tril(np.linalg.inv(lower))
+def _root_and_inverse(matrix: Real) -> tuple[Real, Real]:
+    """Lower triangular L with L L^T = matrix, and its inverse, by matrix products of halves."""
+    size = len(matrix)
+    if size <= _FACTOR_DIRECT:
+        root = np.linalg.cholesky(matrix)
+        return root, np.tril(np.linalg.inv(root))
     half = size // 2
-    result = np.zeros_like(lower)
-    first = _inverse_of_lower(lower[:half, :half])
-    second = _inverse_of_lower(lower[half:, half:])
-    result[:half, :half] = first
-    result[half:, half:] = second
-    result[half:, :half] = -second @ (lower[half:, :half] @ first)
-    return result
+    root, inverse = np.zeros_like(matrix), np.zeros_like(matrix)
+    root[:half, :half], inverse[:half, :half] = _root_and_inverse(matrix[:half, :half])
+    below = matrix[half:, :half] @ inverse[:half, :half].T
+    root[half:, :half] = below
+    rest = matrix[half:, half:] - below @ below.T
+    root[half:, half:], inverse[half:, half:] = _root_and_inverse(rest)
+    inverse[half:, :half] = -inverse[half:, half:] @ (below @ inverse[:half, :half])
+    return root, inverse

@@ -1,4 +1,4 @@
-"""What matrices ask of their inputs: scales that even out columns, and fixed ranges.
+"""What is stored beside matrices: scales that even out columns, fixed ranges, offsets.
 
 A column far larger than the others takes the codes of its whole row. No norm before `attn.o` and
 `mlp.down` could take a scale, so one is stored with the matrix: columns are divided by it, the
@@ -49,7 +49,8 @@ def with_inputs(graph: Graph, whole: Graph, checkpoint: Checkpoint, recipe: Reci
                 parts.append("scale")
         if recipe.activations == "static" and tensor.name.startswith("model.layers."):
             parts.append("range")
-        return replace(tensor, inputs=tuple(parts))
+        has_offset = not recipe.symmetric and tensor.name.startswith("model.layers.")
+        return replace(tensor, inputs=tuple(parts), has_offset=has_offset)
 
     return replace(graph, tensors=tuple(map(asking, graph.tensors)))
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from autoglm import _core
 from autoglm.compression.codes import (
     Floats,
     Grid,
@@ -14,11 +15,11 @@ from autoglm.compression.codes import (
     int4_grid,
     pack_codes,
     pack_floats,
+    pack_offsets,
     round_to_nearest,
-    unpack,
     values_of,
 )
-from autoglm.compression.forward import second_moments
+from autoglm.compression.forward import Product, second_moments
 from autoglm.compression.gptq import gptq, sparsegpt
 from autoglm.compression.inputs import input_range, input_scale
 from autoglm.compression.pruning import Pruning, kept_weights
@@ -27,15 +28,14 @@ from autoglm.compression.rows import first_rows, float_chunks
 from autoglm.compression.scaling import awq_scales, smoothquant_scales
 from autoglm.modelfile.arch import INTEGER_FORMATS, WeightFormat
 from autoglm.modelfile.checkpoint import Checkpoint
-from autoglm.modelfile.layout import Matrix
+from autoglm.modelfile.layout import GROUP_SIZE, OFFSET_FORMAT, Matrix
 from autoglm.modelfile.pack import pack_matrix
 
 
 class Packed(NamedTuple):
-    """The parts of a matrix, what they stand for, and what its columns were multiplied by."""
+    """The parts of a matrix, and what its columns were multiplied by for a norm to undo."""
 
     parts: list[bytes]
-    values: Floats
     scales: Floats | None
 
 
@@ -46,7 +46,8 @@ def stream_parts(
     is_coarse = recipe.granularity == "tensor" and matrix.weights == "int8"
     is_short = recipe.bits == 3 and matrix.weights == "int4"
     pruning = recipe.pruning if may_prune(matrix) else None
-    if not is_coarse and not is_short and pruning is None and not matrix.inputs:
+    is_plain = not matrix.inputs and not matrix.has_offset
+    if is_plain and not is_coarse and not is_short and pruning is None:
         yield from pack_matrix(matrix, checkpoint)
         return
     divisor = np.ones(matrix.cols, np.float32)
@@ -58,6 +59,9 @@ def stream_parts(
     for num_read, rows in float_chunks(matrix, checkpoint):
         weights = rows / divisor
         kept = weights if pruning is None else weights * kept_weights(np.abs(weights), pruning)
+        offsets: list[bytes] = []
+        if matrix.has_offset:
+            offsets, kept = pack_offsets(kept)
         if is_coarse:
             grid = Grid(np.full(len(kept), np.float32(largest / 127.0)), None, -127, 127)
             parts = pack_codes(round_to_nearest(kept, grid), grid, matrix.weights)
@@ -66,7 +70,7 @@ def stream_parts(
             parts = pack_codes(round_to_nearest(kept, grid), grid, matrix.weights)
         else:
             parts = pack_floats(kept, matrix.weights)
-        yield num_read, parts + once
+        yield num_read, parts + offsets + once
         once = [b""] * len(once)
 
 
@@ -93,16 +97,27 @@ def pack_calibrated(
     packed = _packed(weights / scale, matrix, recipe, inputs * scale, may_scale=False)
     num_own = len(packed.parts) - len(matrix.inputs) + 1
     parts = [*packed.parts[:num_own], scale.tobytes(), *packed.parts[num_own:]]
-    return Packed(parts, packed.values * scale, None)
+    return Packed(parts, None)
 
 
-def stored_values(parts: list[bytes], matrix: Matrix) -> Floats:
-    """The matrix that its stored parts stand for, for inputs as they come."""
-    num_own = len(parts) - len(matrix.inputs)
-    values = unpack(parts[:num_own], matrix.weights, matrix.rows, matrix.cols)
-    if "scale" not in matrix.inputs:
-        return values
-    return values * np.frombuffer(parts[num_own + matrix.inputs.index("scale")], np.float32)
+def packed_product(parts: list[bytes], matrix: Matrix) -> Product:
+    """The engine's product with a matrix as it is stored, for inputs of 16 bits."""
+    num_own = len(_core.packed_shapes(matrix.weights, matrix.rows, matrix.cols))
+    first_of_inputs = len(parts) - len(matrix.inputs)
+    scale = None
+    if "scale" in matrix.inputs:
+        scale = np.frombuffer(parts[first_of_inputs + matrix.inputs.index("scale")], np.float32)
+
+    def multiply(inputs: Floats) -> Floats:
+        scaled = np.ascontiguousarray(inputs if scale is None else inputs * scale)
+        outputs = _core.gemm(matrix.weights, parts[:num_own], matrix.rows, scaled, threads=0)
+        if matrix.has_offset:
+            sums = np.add.reduceat(scaled, np.arange(0, matrix.cols, GROUP_SIZE), axis=1)
+            offsets = parts[num_own:first_of_inputs]
+            outputs += _core.gemm(OFFSET_FORMAT, offsets, matrix.rows, sums, threads=0)
+        return outputs
+
+    return multiply
 
 
 def _packed(
@@ -116,6 +131,9 @@ def _packed(
     if scales is not None:
         weights = weights * scales
         inputs = inputs / scales
+    offsets: list[bytes] = []
+    if matrix.has_offset:
+        offsets, weights = pack_offsets(weights)
     hessian = None
     if pruning is not None or recipe.method == "gptq":
         hessian = second_moments(inputs)
@@ -133,10 +151,10 @@ def _packed(
         parts = pack_codes(gptq(weights, grid, hessian), grid, target)
     else:
         parts = pack_codes(round_to_nearest(weights, grid), grid, target)
-    values = unpack(parts, target, *weights.shape)
+    parts = [*parts, *offsets]
     if "range" in matrix.inputs:
         parts = [*parts, input_range(inputs, recipe.activation_bits).tobytes()]
-    return Packed(parts, values, scales)
+    return Packed(parts, scales)
 
 
 def _wanda_scores(weights: Floats, pruning: Pruning, hessian: Floats) -> Floats:

@@ -32,6 +32,7 @@ _KEYS = (
     "weights",
     "bits",
     "granularity",
+    "symmetric",
     "method",
     "scaling",
     "smoothing",
@@ -59,7 +60,8 @@ class Recipe:
     """`text` is the TOML it came from; the other fields are its keys.
 
     `bits` are those of integer codes; 3 are stored in the layout of int4. `granularity` is how many
-    weights share an int8 scale. "static" `activations` are rounded on ranges that calibration has
+    weights share an int8 scale; codes that are not `symmetric` have an offset for every 64 columns.
+    "static" `activations` are rounded on ranges that calibration has
     found, "dynamic" ones by the largest value of each token. `input_scales` allows scales of the
     inputs of `attn.o` and `mlp.down` (see inputs.py).
     """
@@ -70,6 +72,7 @@ class Recipe:
     weights: WeightFormat
     bits: int
     granularity: Granularity
+    symmetric: bool
     method: Method
     scaling: Scaling
     smoothing: float
@@ -138,6 +141,7 @@ def _parse(name: str, text: str, fields: Fields) -> Recipe:
         weights=weights,
         bits=_bits(fields, weights),
         granularity=_choice(fields, "granularity", get_args(Granularity), "row"),
+        symmetric=fields.boolean("symmetric", default=True),
         method=_choice(fields, "method", get_args(Method), "rtn"),
         scaling=_choice(fields, "scaling", get_args(Scaling), "none"),
         smoothing=fields.real("smoothing", 0.0, 1.0, 0.5),
@@ -179,6 +183,10 @@ def _checked(recipe: Recipe) -> Recipe:
         (
             (recipe.activations == "static" or recipe.input_scales) and not is_integer,
             "'activations' \"static\" and 'input_scales' need integer 'weights'",
+        ),
+        (
+            not recipe.symmetric and (not is_integer or recipe.pruning is not None),
+            "'symmetric' false needs integer 'weights' and no 'pruning', which offsets would undo",
         ),
         (
             recipe.pruning is not None and recipe.method == "gptq",

@@ -24,6 +24,8 @@ from autoglm.modelfile.passes import run_passes
 
 # A tensor's name and its next bytes, in the order of writing.
 Pieces = list[tuple[str, bytes]]
+# The format of a matrix, whether it has an offset, and what it asks of its inputs.
+Stored = tuple[WeightFormat, bool, tuple[InputPart, ...]]
 
 LOCAL = "local"
 _LOCAL_STORE_BYTES = 1 << 28
@@ -41,12 +43,12 @@ def packed_unit(
     model: str,
     recipe_name: str,
     recipe_text: str,
-    matrices: Mapping[str, tuple[WeightFormat, tuple[InputPart, ...]]],
+    matrices: Mapping[str, Stored],
     unit_name: str,
 ) -> Pieces:
     """The bytes of one unit, as the command's own process would write them.
 
-    `matrices` are their formats and what they ask of their inputs, by name.
+    `matrices` says how they are stored, by name.
     """
     recipe = parse_recipe(recipe_name, recipe_text)
     with open_source(Path(model)) as source:
@@ -59,13 +61,11 @@ def packed_unit(
     return collected.pieces
 
 
-def _as_planned(
-    tensor: Matrix | Vector, matrices: Mapping[str, tuple[WeightFormat, tuple[InputPart, ...]]]
-) -> Matrix | Vector:
+def _as_planned(tensor: Matrix | Vector, matrices: Mapping[str, Stored]) -> Matrix | Vector:
     if isinstance(tensor, Vector):
         return tensor
-    weights, inputs = matrices[tensor.name]
-    return replace(tensor, weights=weights, inputs=inputs)
+    weights, has_offset, inputs = matrices[tensor.name]
+    return replace(tensor, weights=weights, has_offset=has_offset, inputs=inputs)
 
 
 class RemoteUnits:
@@ -85,7 +85,7 @@ class RemoteUnits:
         self._ray = ray
         self._task = ray.remote(packed_unit)
         matrices = {
-            tensor.name: (tensor.weights, tensor.inputs)
+            tensor.name: (tensor.weights, tensor.has_offset, tensor.inputs)
             for unit in units
             for tensor in unit.tensors
             if isinstance(tensor, Matrix)

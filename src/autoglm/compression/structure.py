@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoglm.compression.codes import Floats
-from autoglm.compression.forward import LayerForward, second_moments
+from autoglm.compression.forward import LayerForward, Product, product_with, second_moments
 from autoglm.errors import UsageError
 from autoglm.modelfile.arch import ArchConfig
 from autoglm.modelfile.layout import ROW_BLOCK, Matrix, Vector, bundle_tensors, split_name
@@ -111,10 +111,10 @@ class Thinning:
         """The smaller layer, for the hidden states it will meet."""
         energies: dict[str, Floats] = {}
 
-        def provide(name: str, inputs: Floats) -> Floats:
+        def provide(name: str, inputs: Floats) -> Product:
             if name.removeprefix(prefix) in ("attn.o", "mlp.down"):
                 energies[name] = second_moments(inputs)
-            return layer.matrices[name]
+            return product_with(layer.matrices[name])
 
         self._forward.run(prefix, hidden.copy(), layer.vectors.get, provide)
         matrices, vectors = dict(layer.matrices), dict(layer.vectors)

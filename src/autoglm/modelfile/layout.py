@@ -16,6 +16,8 @@ from autoglm.modelfile.arch import Architecture, WeightFormat
 from autoglm.modelfile.safetensors_writer import TensorSpec
 
 ROW_BLOCK = 16
+GROUP_SIZE = 64
+OFFSET_FORMAT: WeightFormat = "int8"
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm.weight"
 
 # Which side of a tensor meets the residual stream: a matrix reads it by its columns or writes it by
@@ -43,8 +45,9 @@ class Matrix:
     """A packed linear layer, or a stack of them: one entry of `experts` each.
 
     `is_interleaved` matrices have two pieces, gate and up, whose rows alternate. Passes ask for
-    columns multiplied by the vector `column_gain`, and for a rotation of one side. `inputs` are
-    stored after the parts of the packed matrix; the columns have been divided by a "scale".
+    columns multiplied by the vector `column_gain`, and for a rotation of one side. With
+    `has_offset` a matrix of a column for every GROUP_SIZE of its columns follows the packed parts,
+    which was taken from its weights. Then come `inputs`; columns have been divided by a "scale".
     """
 
     name: str
@@ -56,6 +59,7 @@ class Matrix:
     column_gain: Rows | None = None
     rotated: Side | None = None
     inputs: tuple[InputPart, ...] = ()
+    has_offset: bool = False
 
     @property
     def rows(self) -> int:
@@ -74,6 +78,12 @@ class Matrix:
             TensorSpec(f"{self.name}.{suffix}", dtype, (*stack, *shape))
             for suffix, dtype, shape in _core.packed_shapes(self.weights, self.rows, self.cols)
         ]
+        if self.has_offset:
+            shapes = _core.packed_shapes(OFFSET_FORMAT, self.rows, -(-self.cols // GROUP_SIZE))
+            specs += [
+                TensorSpec(f"{self.name}.offset.{suffix}", dtype, tuple(shape))
+                for suffix, dtype, shape in shapes
+            ]
         sizes = {"scale": self.cols, "range": 1}
         specs += [
             TensorSpec(f"{self.name}.input_{part}", "F32", (sizes[part],)) for part in self.inputs

@@ -10,11 +10,17 @@ from pathlib import Path
 from autoglm.errors import ModelConfigError, UnsupportedModelError
 from autoglm.modelfile.arch import WEIGHT_FORMATS, Architecture, WeightFormat
 from autoglm.modelfile.fields import Fields
-from autoglm.modelfile.layout import INPUT_PARTS, InputPart, Matrix, Tensors, bundle_tensors
+from autoglm.modelfile.layout import (
+    GROUP_SIZE,
+    INPUT_PARTS,
+    InputPart,
+    Matrix,
+    Tensors,
+    bundle_tensors,
+)
 
 QUANT_METHOD = "autoglm"
 FORMAT_VERSION = 1
-GROUP_SIZE = 64
 DEFAULT_ACTIVATION_BITS = 16
 _KEY = "quantization_config"
 
@@ -24,7 +30,7 @@ class Packing:
     """The format of the matrices, that of some by name, and the passes that made the tensors.
 
     `activation_bits` are those of the activations that meet integer weights; `inputs` says by name
-    which matrices ask more of theirs.
+    which matrices ask more of theirs, `offsets` which have an offset.
     """
 
     weights: WeightFormat
@@ -32,6 +38,7 @@ class Packing:
     passes: tuple[str, ...] = ()
     activation_bits: int = DEFAULT_ACTIVATION_BITS
     inputs: Mapping[str, tuple[InputPart, ...]] = field(default_factory=dict)
+    offsets: tuple[str, ...] = ()
 
 
 def packed_tensors(arch: Architecture, packing: Packing) -> Tensors:
@@ -41,8 +48,12 @@ def packed_tensors(arch: Architecture, packing: Packing) -> Tensors:
     """
     tensors = bundle_tensors(arch)
     matrices = {tensor.name for tensor in tensors if isinstance(tensor, Matrix)}
-    for key, names in (("formats", packing.formats), ("inputs", packing.inputs)):
-        for name in names.keys() - matrices:
+    for key, names in (
+        ("formats", set(packing.formats)),
+        ("inputs", set(packing.inputs)),
+        ("offsets", set(packing.offsets)),
+    ):
+        for name in names - matrices:
             message = f"{_KEY}: '{key}' names '{name[:200]}', which is no matrix of this model"
             raise ModelConfigError(message)
     return tuple(
@@ -50,6 +61,7 @@ def packed_tensors(arch: Architecture, packing: Packing) -> Tensors:
             tensor,
             weights=packing.formats.get(tensor.name, tensor.weights),
             inputs=packing.inputs.get(tensor.name, ()),
+            has_offset=tensor.name in packing.offsets,
         )
         if isinstance(tensor, Matrix)
         else tensor
@@ -76,6 +88,7 @@ def read_packing(fields: Fields, directory: Path) -> Packing:
         passes=packing.texts("passes"),
         activation_bits=_activation_bits(packing),
         inputs=_inputs(packing) if packing.has("inputs") else {},
+        offsets=packing.texts("offsets") if packing.has("offsets") else (),
     )
 
 
@@ -93,6 +106,8 @@ def config_text(config: Mapping[str, object], packing: Packing) -> bytes:
         entry["formats"] = dict(packing.formats)
     if packing.inputs:
         entry["inputs"] = {name: list(parts) for name, parts in packing.inputs.items()}
+    if packing.offsets:
+        entry["offsets"] = list(packing.offsets)
     if "int4" in {packing.weights, *packing.formats.values()}:
         entry["group_size"] = GROUP_SIZE
     return json.dumps({**config, _KEY: entry}, indent=2).encode() + b"\n"

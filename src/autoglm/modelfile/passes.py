@@ -121,6 +121,7 @@ def packing_of(
         passes=tuple(name for name in PASS_NAMES if name in passes),
         activation_bits=activation_bits,
         inputs={matrix.name: matrix.inputs for matrix in matrices if matrix.inputs},
+        offsets=tuple(matrix.name for matrix in matrices if matrix.has_offset),
     )
 
 

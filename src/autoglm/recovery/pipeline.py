@@ -101,6 +101,7 @@ def _in_floats(recipe: Recipe) -> Recipe:
         weights="fp32",
         bits=32,
         granularity="row",
+        symmetric=True,
         method="rtn",
         scaling="none",
         activation_bits=16,
