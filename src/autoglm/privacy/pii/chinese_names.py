@@ -22,11 +22,9 @@ _BEFORE = re.compile(
 )
 _STRONG_BEFORE = re.compile(rf"(?:{any_of('zh_introductions')})[:为是 ]{{0,2}}$")
 # A space between surname and given name is written to fill a line.
-_SURNAME = f"[{characters('zh_surnames')}]"
-_SPACED = re.compile(
-    rf"(?:{any_of('zh_introductions')})[:为是 ]{{0,2}}({_SURNAME} [{_HAN}])(?![{_HAN}])"
-    rf"|(?<![{_HAN}])({_SURNAME} [{_HAN}]{{1,2}}) ?(?:{any_of('zh_titles')})"
-)
+_GAP = re.compile(rf"[{_HAN}] (?=[{_HAN}])")
+_GIVEN = re.compile(rf"[{_HAN}]{{1,2}}")
+_RUN_AFTER = re.compile(f"[{_HAN}]")
 _EDGE = re.compile(rf"$|[^{_HAN}]|[收的说是和与在住]")
 _CONTEXT = 8
 # Nats by which a name must be likelier than text, and what the context adds to it.
@@ -60,8 +58,9 @@ class ChineseNames:
 
     def find(self, text: str) -> Iterator[Finding]:
         """Names in a folded text."""
-        for spaced in _SPACED.finditer(text):
-            yield Finding(*spaced.span(spaced.lastindex or 0), Kind.PERSON)
+        for gap in _GAP.finditer(text):
+            if end := self._spaced_end(text, gap.start(), gap.end()):
+                yield Finding(gap.start(), end, Kind.PERSON)
         for run in _RUN.finditer(text):
             place = run.start()
             while (match := self._surname.search(text, place, run.end())) is not None:
@@ -73,6 +72,19 @@ class ChineseNames:
                 place = end or start + 1
                 if end:
                     yield Finding(start, end, Kind.PERSON)
+
+    def _spaced_end(self, text: str, start: int, given: int) -> int | None:
+        """Where a name with a space ends that is introduced or has a title."""
+        if self._surname.fullmatch(text, start, start + 1) is None:
+            return None
+        before = text[max(0, start - _CONTEXT) : start]
+        for end in (given + 2, given + 1):
+            if _GIVEN.fullmatch(text, given, end) is None:
+                continue
+            is_whole = _RUN_AFTER.match(text, end) is None
+            if (is_whole and _STRONG_BEFORE.search(before)) or _TITLE.match(text, end):
+                return end
+        return None
 
     def _is_other_word(self, text: str, start: int, end: int) -> bool:
         """Whether the name that was found is a word of everyday texts, or begins with one."""

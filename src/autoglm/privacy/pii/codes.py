@@ -28,6 +28,12 @@ _DOMAIN = re.compile(
 _SPACED_DOMAIN = re.compile(
     r"(?: [A-Za-z0-9\-]){1,63}(?: \.(?: [A-Za-z0-9]){2,18}){1,3}(?![A-Za-z0-9])"
 )
+# Names in Chinese characters, in both halves: 李明@例子.公司
+_HAN_LOCAL = re.compile(r"[\u4e00-\u9fffA-Za-z0-9._%+\-]{1,64}$")
+_HAN_DOMAIN = re.compile(
+    r"[\u4e00-\u9fffA-Za-z0-9\-]{1,63}(?:\.[\u4e00-\u9fffA-Za-z0-9\-]{1,63}){0,3}"
+    r"\.(?:公司|中国|网络|网址|在线|中文网|集团|商城|政务|com|cn|net|org)(?![A-Za-z0-9])"
+)
 # "mary dot jones at example dot org"
 _SPOKEN_DOMAIN = re.compile(
     r" at [A-Za-z0-9\-]{1,63}(?:(?: dot | ?\. ?)[A-Za-z0-9\-]{1,63}){0,3} dot [A-Za-z]{2,18}\b"
@@ -117,6 +123,9 @@ def _emails(text: str) -> Iterator[Finding]:
         if local is None or domain is None:
             domain = _DOMAIN.match(text, at.end())
             local = _LOCAL.search(before[-_MOST_LOCAL - 1 :]) if domain else None
+        if local is None or domain is None:
+            domain = _HAN_DOMAIN.match(text, at.end())
+            local = _HAN_LOCAL.search(before[-_MOST_LOCAL:]) if domain else None
         if local is not None and domain is not None:
             start = at.start() - (len(local.group()))
             yield Finding(start, domain.end(), Kind.EMAIL)

@@ -23,7 +23,7 @@ _SECOND_NUMBER = r"(?:\d{1,5} )?"
 _FUNCTION = r"(?:and|or|for|in|is|was|are|were|to|with|at|on|has|have|had|that|this|by|from|as)\b"
 _MEASURE = r"(?:[kKMGT]i?[bB]|[kMG]?Hz|[kmcn]?m|[mnu]?s|px|[kKMG]bps|[kKMG]?W|rpm|fps|CV[CV])\b"
 _ORDINAL = r"\d{1,3}(?:st|nd|rd|th)"
-_UNIT_WORD = r"(?:apt|apartment|suite|ste|unit|flat|room|floor|box|p\.?o\.? ?box|#)"
+_UNIT_WORD = r"(?:apt|apartment|suite|ste|unit|flat|room|floor|block|tower|box|p\.?o\.? ?box|#)"
 _LINE = r"(?:(?:,? ?\n[>?* \t]{0,6}){1,2},? ?|, ?)"
 # Unit, town, state, country and postcode, each on its own line or after a comma.
 # Great Britain and Canada: letters and digits.
@@ -68,6 +68,7 @@ _RIGHT = re.compile(
 )
 _BOX = re.compile(
     r"(?<!\w)(?:(?:psc|unit|apt\.?|suite|p\.?o\.? ?box|box|cmr) \d{1,6}"
+    r"|flat \d{1,5}[A-Za-z]?(?=, )"
     rf"|us(?:s|ns|nv|cgc) {_WORD}(?= ?\n))(?:,? box \d{{1,6}})?{_REST_OF}",
     re.IGNORECASE,
 )
@@ -75,6 +76,7 @@ _BOX = re.compile(
 _BOX_WORDS = (
     "psc ",
     "unit ",
+    "flat ",
     "apt ",
     "apt. ",
     "suite ",
