@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
@@ -10,7 +11,7 @@ from tests.fakes import ask, fake_engine
 
 from autoglm.engine.base import Part, PassOutcome
 from autoglm.engine.fake import FakeModel, FakeSession
-from autoglm.engine.scheduler import MAX_UNREAD, Scheduler
+from autoglm.engine.scheduler import FIRST_LOOK_S, MAX_STEP_TOKENS, MAX_UNREAD, Scheduler
 from autoglm.errors import AutoGLMError, StorageError
 from autoglm.types import SamplingParams
 
@@ -112,8 +113,31 @@ def test_a_reader_that_does_not_read_is_not_decoded_for() -> None:
         next(batches)
         while scheduler._thread is not None:
             pass
-        assert session._position <= 1 + (MAX_UNREAD + 1) * 32
+        assert session._position <= 1 + (MAX_UNREAD + 1) * MAX_STEP_TOKENS
         assert sum(len(batch.ids) for batch in batches) == 4999
+
+
+class TimedModel(FakeModel):
+    """Notes when passes begin and end."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda ids, _: [ids[0]] * 500)
+        self.times: list[tuple[float, float]] = []
+
+    def run_passes(self, parts: Sequence[Part[FakeSession]], seconds: float) -> list[PassOutcome]:
+        start = time.perf_counter()
+        outcomes = super().run_passes(parts, seconds)
+        self.times.append((start, time.perf_counter()))
+        return outcomes
+
+
+def test_a_first_token_is_handed_over_before_the_next_pass() -> None:
+    model = TimedModel()
+    session = model.session(SamplingParams())
+    session.append([7] * 300)
+    assert sum(len(batch.ids) for batch in Scheduler(model).run(session, 40)) == 40
+    between = [after[0] - before[1] for before, after in itertools.pairwise(model.times)]
+    assert between[1] >= FIRST_LOOK_S, "the second pass brought the first token"
 
 
 class BrokenModel(FakeModel):

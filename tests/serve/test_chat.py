@@ -202,5 +202,5 @@ def test_a_request_ends_with_its_time(tiny_server) -> None:
     body = chat(max_tokens=100_000, ignore_eos=True)
     for headers, fields in (({"X-Request-Timeout": "0.05"}, {}), ({}, {"timeout": 0.05})):
         reply = tiny_server.send("POST", ROUTE, body | fields, headers)
-        assert reply.status == 504
+        assert reply.status == 408
         assert reply.json["error"]["type"] == "timeout_error"

@@ -136,6 +136,7 @@ def _serve(app: Application, serve: ServeSettings) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on who asks
         timeout_keep_alive=KEEP_CONNECTION_S,
         timeout_graceful_shutdown=SHUTDOWN_S,
         http=BoundedProtocol,

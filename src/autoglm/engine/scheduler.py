@@ -19,7 +19,7 @@ from autoglm.types import Logprob
 
 # One native call should last about this long: short enough to stream and to let others in.
 STEP_S = 0.04
-MAX_STEP_TOKENS = 32
+MAX_STEP_TOKENS = 64
 # A pass with prompts in it should last about this long while others decode.
 BUSY_PASS_S = 0.12
 MIN_BUSY_TOKENS = 16

@@ -73,7 +73,7 @@ def status_of(err: BaseException) -> int:
         case BusyError():
             return 429
         case DeadlineError():
-            return 504
+            return 408
         case CancelledError():
             return 499
         case ResourceError():
@@ -110,9 +110,9 @@ _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
     429: "rate_limit_error",
     503: "overloaded_error",
-    504: "timeout_error",
 }
 
 
