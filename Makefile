@@ -34,7 +34,7 @@ configure = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	-DCMAKE_BUILD_TYPE=Release -DAUTOGLM_PYTHON=OFF -DAUTOGLM_TESTS=ON
 
 .PHONY: help run build test test-native test-portable test-chips wheel-aarch64 sanitize \
-	lint fix bench bench-peers bench-compression bench-bounded bench-kernels bench-conv bench-serve try-clients bench-moe bench-window bench-drafts bench-privacy docs cloud bench-cloud sim size fuzz fuzz-site fuzz-bundles fuzz-gguf fuzz-serve vault-faults privacy-faults cloud-faults parity clean
+	lint fix bench bench-peers bench-compression bench-bounded bench-kernels bench-conv bench-serve try-clients bench-moe bench-window bench-drafts tiny bench-privacy docs cloud bench-cloud sim size fuzz fuzz-site fuzz-bundles fuzz-gguf fuzz-serve vault-faults privacy-faults cloud-faults parity clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -210,6 +210,13 @@ bench-moe: build ## stream the experts of a model larger than its memory cap (8 
 
 bench-window: build ## perplexity, speed and memory of windows; TEXT=FILE, else our own pages
 	$(BIN)/python benchmarks/window.py $(if $(TEXT),--file $(TEXT)) $(ARGS)
+
+# The draft model is trained from a checkpoint of LITE and the packed files of its training.
+TINY_OUT = build/tiny
+tiny: build $(VENV)/.requirements-train ## train the draft model; TEACHER=CHECKPOINT PACKED=DIR ANSWERS=DIR TOKENIZER=FILE
+	$(BIN)/python -m autoglm.lite.distil --teacher $(TEACHER) --packed $(PACKED) --answers $(ANSWERS) --out $(TINY_OUT)
+	$(BIN)/python -m autoglm.lite.export --checkpoint $(TINY_OUT)/weights.pt --tokenizer $(TOKENIZER) --out $(TINY_OUT)/hf
+	$(BIN)/autoglm convert $(TINY_OUT)/hf $(TINY_OUT)/bundle --weights int8
 
 bench-drafts: build ## decode speed with drafts from the text over that without
 	$(BIN)/python benchmarks/prompt_lookup.py $(ARGS)
