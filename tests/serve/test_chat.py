@@ -204,3 +204,10 @@ def test_a_request_ends_with_its_time(tiny_server) -> None:
         reply = tiny_server.send("POST", ROUTE, body | fields, headers)
         assert reply.status == 408
         assert reply.json["error"]["type"] == "timeout_error"
+
+
+def test_the_shortest_time_is_over_and_no_failure(tiny_server) -> None:
+    for _ in range(40):
+        body = {"input": "some words " * 50, "timeout": 0.001}
+        reply = tiny_server.post("/v1/embeddings", body)
+        assert reply.status in (200, 408)

@@ -51,6 +51,11 @@ class Deadline:
         """Whether nothing is left."""
         return self._expires is not None and time.monotonic() >= self._expires
 
+    def end(self, cancellation: Cancellation) -> None:
+        """It is over now, by a timer that may come a moment too soon."""
+        self._expires = time.monotonic()
+        cancellation.cancel()
+
 
 class _Stream:
     """The answers to several requests, as they come from threads."""
@@ -114,7 +119,7 @@ async def pieces(
     loop = asyncio.get_running_loop()
     left = deadline.left_s
     timers = [
-        loop.call_later(left, request.cancellation.cancel)
+        loop.call_later(left, deadline.end, request.cancellation)
         for request in requests
         if left is not None
     ]
@@ -140,7 +145,7 @@ async def in_thread(
     """Run a call that cannot be streamed; it is cancelled with this task, or by the deadline."""
     loop = asyncio.get_running_loop()
     left = deadline.left_s
-    timer = None if left is None else loop.call_later(left, cancellation.cancel)
+    timer = None if left is None else loop.call_later(left, deadline.end, cancellation)
     work = loop.run_in_executor(threads, call)
     try:
         return await asyncio.shield(work)
