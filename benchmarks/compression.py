@@ -150,18 +150,30 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     names = [quality.text for quality in rows[0].quality]
     with mpl.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(names), figsize=(5 * len(names), 3.6), squeeze=False)
+        size = (5 * len(names), 3.6)
+        figure, panels = plt.subplots(1, len(names), figsize=size, squeeze=False, layout="tight")
         for number, (axes, name) in enumerate(zip(panels[0], names, strict=True)):
             first = rows[0].quality[number].perplexity
-            for row in rows:
+            for index, row in enumerate(rows):
                 rise = PERCENT * (row.quality[number].perplexity / first - 1)
                 place = (row.decode_tokens_per_s, rise)
                 axes.scatter(*place, s=4 * row.mib, color=OWN_COLOR, alpha=0.5, linewidths=0)
-                axes.annotate(f" {row.recipe}", place, fontsize=7, va="center")
+                # Neighbours in the table are often neighbours here.
+                side = ("bottom", "top")[index % 2]
+                axes.annotate(f" {row.recipe}", place, fontsize=7, va=side)
+            axes.set_xlim(right=1.3 * max(row.decode_tokens_per_s for row in rows))
             axes.set_yscale("symlog", linthresh=1)
             axes.set_xlabel("decode, tokens/s")
             axes.set_ylabel(f"{name}: rise of perplexity, %")
         save(figure, path)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What --json of an earlier run has written."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        Row(**{**row, "quality": tuple(Quality(**one) for one in row["quality"])}) for row in found
+    ]
 
 
 def recipes_of(names: Sequence[str]) -> list[Recipe]:
@@ -169,24 +181,8 @@ def recipes_of(names: Sequence[str]) -> list[Recipe]:
     return [*REFERENCES, *(load_recipe(name) for name in names or recipe_names())]
 
 
-def main() -> int:
-    """Measure, print a table and perhaps save."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--checkpoint", metavar="DIR", type=Path, required=True)
-    parser.add_argument("--calibration", metavar="FILE", type=Path, required=True)
-    parser.add_argument("--answers", metavar="DIR", type=Path, nargs="*", default=[])
-    parser.add_argument("--text", metavar="FILE", type=Path, nargs="*", default=[])
-    parser.add_argument("--recipe", metavar="NAME|FILE", nargs="*", default=[])
-    parser.add_argument("--rows", type=int, default=160, help="at most, of each --answers")
-    parser.add_argument("--window", type=int, default=512, help="tokens of a window of a text")
-    parser.add_argument("--windows", type=int, default=48, help="at most, of each text")
-    parser.add_argument("--rounds", type=int, default=7, help="of measuring speed")
-    parser.add_argument(
-        "--bundle", metavar="DIR", type=Path, nargs="*", default=[], help="bundles made before"
-    )
-    parser.add_argument("--json", metavar="FILE", type=Path)
-    parser.add_argument("--plot", metavar="FILE", type=Path)
-    args = parser.parse_args()
+def measured(args: argparse.Namespace) -> list[Row]:
+    """Compress by all recipes and measure what comes out."""
     tokenizer = Tokenizer.from_file(str(args.checkpoint / "tokenizer.json"))
     texts = [read_answers(path, num_rows=args.rows) for path in args.answers]
     texts += [
@@ -208,7 +204,30 @@ def main() -> int:
         for path in args.bundle:
             size = (path / WEIGHTS_NAME).stat().st_size / MIB
             bundles.append(Bundle(path.name, path, size, math.nan))
-        rows = measure(bundles, texts, args.rounds)
+        return measure(bundles, texts, args.rounds)
+
+
+def main() -> int:
+    """Measure, print a table and perhaps save."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", metavar="DIR", type=Path)
+    what.add_argument("--measured", metavar="FILE", type=Path, help="of an earlier run's --json")
+    parser.add_argument("--calibration", metavar="FILE", type=Path)
+    parser.add_argument("--answers", metavar="DIR", type=Path, nargs="*", default=[])
+    parser.add_argument("--text", metavar="FILE", type=Path, nargs="*", default=[])
+    parser.add_argument("--recipe", metavar="NAME|FILE", nargs="*", default=[])
+    parser.add_argument("--rows", type=int, default=160, help="at most, of each --answers")
+    parser.add_argument("--window", type=int, default=512, help="tokens of a window of a text")
+    parser.add_argument("--windows", type=int, default=48, help="at most, of each text")
+    parser.add_argument("--rounds", type=int, default=7, help="of measuring speed")
+    parser.add_argument(
+        "--bundle", metavar="DIR", type=Path, nargs="*", default=[], help="bundles made before"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path)
+    parser.add_argument("--plot", metavar="FILE", type=Path)
+    args = parser.parse_args()
+    rows = measured(args) if args.measured is None else read_rows(args.measured)
     print(table(rows))
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

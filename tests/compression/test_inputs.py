@@ -61,6 +61,15 @@ def test_columns_alike_get_no_scale(source, recipe, tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_budget_has_room_for_all_that_is_stored(lopsided, text, recipe, tmp_path):
+    mine = recipe('weights = "int4"\nsymmetric = false\ninput_scales = true\n')
+    least = autoglm.compress(lopsided, mine, out=tmp_path / "least").weights_bytes
+    for extra in (2048, 8192, 32768):
+        out, budget = tmp_path / str(extra), (least + extra) / 2**20
+        made = autoglm.compress(lopsided, mine, out=out, budget_mib=budget, calibration=text)
+        assert made.weights_bytes <= least + extra
+
+
 def test_power_evens_out_what_one_scale_a_row_would_lose():
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((64, 256)).astype(np.float32)

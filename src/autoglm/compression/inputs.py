@@ -38,21 +38,36 @@ def with_inputs(graph: Graph, whole: Graph, checkpoint: Checkpoint, recipe: Reci
 
     def asking(tensor: Matrix | Vector) -> Matrix | Vector:
         source = sources[tensor.name]
-        if isinstance(tensor, Vector) or isinstance(source, Vector):
+        allowed = _with_all_allowed(tensor, recipe)
+        if isinstance(allowed, Vector) or isinstance(source, Vector):
             return tensor
-        if tensor.is_stacked or tensor.weights not in INTEGER_FORMATS:
-            return tensor
-        parts: list[InputPart] = []
-        if recipe.input_scales and tensor.name.endswith(_SCALED):
-            weights = first_rows(source, checkpoint)
-            if power_for(weights, tensor.weights, recipe) is not None:
-                parts.append("scale")
-        if recipe.activations == "static" and tensor.name.startswith("model.layers."):
-            parts.append("range")
-        has_offset = not recipe.symmetric and tensor.name.startswith("model.layers.")
-        return replace(tensor, inputs=tuple(parts), has_offset=has_offset)
+        if "scale" not in allowed.inputs:
+            return allowed
+        if power_for(first_rows(source, checkpoint), allowed.weights, recipe) is not None:
+            return allowed
+        others = tuple(part for part in allowed.inputs if part != "scale")
+        return replace(allowed, inputs=others)
 
     return replace(graph, tensors=tuple(map(asking, graph.tensors)))
+
+
+def with_most_inputs(graph: Graph, recipe: Recipe) -> Graph:
+    """The graph with the most that its matrices may ask, which bounds its size."""
+    tensors = tuple(_with_all_allowed(tensor, recipe) for tensor in graph.tensors)
+    return replace(graph, tensors=tensors)
+
+
+def _with_all_allowed(tensor: Matrix | Vector, recipe: Recipe) -> Matrix | Vector:
+    if isinstance(tensor, Vector) or tensor.is_stacked or tensor.weights not in INTEGER_FORMATS:
+        return tensor
+    parts: list[InputPart] = []
+    if recipe.input_scales and tensor.name.endswith(_SCALED):
+        parts.append("scale")
+    is_in_layer = tensor.name.startswith("model.layers.")
+    if recipe.activations == "static" and is_in_layer:
+        parts.append("range")
+    has_offset = not recipe.symmetric and is_in_layer
+    return replace(tensor, inputs=tuple(parts), has_offset=has_offset)
 
 
 def input_scale(weights: Floats, target: WeightFormat, recipe: Recipe) -> Floats:

@@ -13,7 +13,7 @@ from autoglm.compression.budget import formats_within, remembered
 from autoglm.compression.calibrated import refuse_experts
 from autoglm.compression.calibration import read_sequences
 from autoglm.compression.depth import importance, num_removed, without_layers
-from autoglm.compression.inputs import with_inputs
+from autoglm.compression.inputs import with_inputs, with_most_inputs
 from autoglm.compression.matrices import may_prune
 from autoglm.compression.pruning import check_pruning
 from autoglm.compression.recipe import Recipe
@@ -64,7 +64,8 @@ def make_plan(
     if budget_mib is not None and ids is not None:
         refuse_experts(arch.config, recipe.name)
         limit = int(budget_mib * MIB)
-        graph = set_formats(graph, formats_within(graph, source.checkpoint, ids, limit))
+        largest = with_most_inputs(graph, recipe)
+        graph = set_formats(graph, formats_within(largest, source.checkpoint, ids, limit))
         text = remembered(text, budget_mib)
     whole, changes = graph, dict[str, object]()
     if recipe.structure is not None and ids is not None:
