@@ -109,15 +109,18 @@ void score_page(const Int8AttentionState& state, const PageScales& scales, int r
   });
 }
 
-// Softmax weights times the scales of the values, from score(at).
-template <typename Score>
+// Softmax weights times the scales of the values, from score(at). If kIsSmall, they are at least
+// 2^-64.
+template <bool kIsSmall, typename Score>
 inline void weigh_page(const Int8AttentionState& state, const PageScales& scales, int r,
                        int num_keys, float* weights, BlockSums& sums, const Score& score) {
   const F32x16 query_scale = splat(state.query_scale[r]), shift = splat(-state.largest[r]);
   const F32x16 zero = splat(0.0f);
   F32x16 total = sums.total[r], most = sums.most[r];
   for_page_keys(num_keys, [&](int at, int num) {
-    const F32x16 weight = keep_first(exp2_not_large(fma(score(at), query_scale, shift)), num, zero);
+    const F32x16 power = fma(score(at), query_scale, shift);
+    const F32x16 any = kIsSmall ? exp2_within(power) : exp2_not_large(power);
+    const F32x16 weight = keep_first(any, num, zero);
     const F32x16 scaled = keep_first(weight * load(scales.value + at), num, zero);
     total = total + weight;
     store(weights + at, scaled);
@@ -149,13 +152,13 @@ void raise_largest(Int8AttentionState& state, F32x16 scores) {
 
 void begin_block(Int8AttentionState& state, const KeyBlock& block, int first_key, int end,
                  BlockSums& sums) {
-  const int block_keys = end - first_key;
-  const float block_scale = largest_key_scale(block, block_keys);
+  int num_scaled = -1;  // keys that key_scale is the largest of; all heads of a token see the same
+  float key_scale = 0.0f;
   alignas(64) float scores[kAttentionRows] = {};
   for (int r = 0; r < state.num_rows; ++r) {
     const int num_keys = std::max(std::min(state.num_keys[r], end) - first_key, 0);
-    const float key_scale =
-        num_keys == block_keys ? block_scale : largest_key_scale(block, num_keys);
+    if (num_keys != num_scaled) key_scale = largest_key_scale(block, num_keys);
+    num_scaled = num_keys;
     sums.num_keys[r] = num_keys;
     sums.is_small[r] = state.reach[r] * key_scale <= kSmallScore;
     sums.total[r] = splat(0.0f);
@@ -174,10 +177,13 @@ void take_page(const Int8AttentionState& state, const KeyBlock& block, int page,
   for (int r = 0; r < state.num_rows; ++r) {
     const int num_keys = sums.num_keys[r] - page * kPageTokens;
     float* entries = weight_row(state, r) + page * kPageTokens;
-    if (sums.is_small[r]) {
-      weigh_page(state, scales, r, num_keys, entries, sums, [&](int at) {
-        return load_key_dots<kPlanes>(dot_tile_row(state.dots, r, at)) * load(scales.key + at);
-      });
+    const auto score = [&](int at) {
+      return load_key_dots<kPlanes>(dot_tile_row(state.dots, r, at)) * load(scales.key + at);
+    };
+    if (sums.is_small[r] && state.largest[r] <= 0.0f) {
+      weigh_page<true>(state, scales, r, num_keys, entries, sums, score);
+    } else if (sums.is_small[r]) {
+      weigh_page<false>(state, scales, r, num_keys, entries, sums, score);
     } else {
       score_page<kPlanes>(state, scales, r, num_keys, entries, sums.most[r]);
     }
@@ -190,9 +196,9 @@ void weigh_scores(const Int8AttentionState& state, const KeyBlock& block, int r,
   sums.most[r] = splat(0.0f);
   for (int page = 0; page < block.num_pages; ++page) {
     float* entries = weight_row(state, r) + page * kPageTokens;
-    weigh_page(state, {block.key_scale[page], block.value_scale[page]}, r,
-               sums.num_keys[r] - page * kPageTokens, entries, sums,
-               [&](int at) { return load(entries + at); });
+    weigh_page<false>(state, {block.key_scale[page], block.value_scale[page]}, r,
+                      sums.num_keys[r] - page * kPageTokens, entries, sums,
+                      [&](int at) { return load(entries + at); });
   }
 }
 

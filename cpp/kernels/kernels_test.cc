@@ -96,7 +96,7 @@ std::vector<float> run_gemm(const Kernels& kernels, const PackedMatrix& w, const
   std::vector<float> y(static_cast<size_t>(x.rows.rows) * stride, 0.5f);
   AlignedBuffer<std::byte> scratch(kGemmScratchBytes);
   const int num_blocks = w.padded_rows / kRowBlock;
-  const GemmOutput out = {y.data(), stride, bias, epilogue};
+  const GemmOutput out = {.data = y.data(), .stride = stride, .bias = bias, .epilogue = epilogue};
   kernels.gemm(w, x.rows, out, 0, split, scratch.data());
   kernels.gemm(w, x.rows, out, split, num_blocks, scratch.data());
   return y;

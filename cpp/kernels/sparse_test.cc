@@ -67,7 +67,7 @@ std::vector<float> product(const Kernels& kernels, const PackedMatrix& w, int nu
     kernels.pack_row(x, w.type, m, row.data(), w.cols);
   }
   std::vector<float> y(static_cast<size_t>(num_tokens) * kRows);
-  const GemmOutput out = {y.data(), kRows, nullptr, Epilogue::kStore};
+  const GemmOutput out = {.data = y.data(), .stride = kRows};
   kernels.gemm(w, x, out, 0, w.padded_rows / kRowBlock, scratch.data());
   return y;
 }
