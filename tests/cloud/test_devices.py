@@ -34,7 +34,7 @@ def test_invitation_is_good_once_and_brings_a_token_of_its_tenant(service):
     empty, invitation, _ = invited(service)
     found = empty.exchanged(invitation)
     assert tenant(service, found.token) == "family"
-    with pytest.raises(CloudError, match="enrol it again"):
+    with pytest.raises(CloudError, match="enrol the device with a new invitation"):
         empty.exchanged(invitation)
 
 
@@ -43,7 +43,7 @@ def test_invitation_and_renewal_are_no_tokens_and_a_token_is_neither(service):
     assert tenant(service, invitation) is None
     found = empty.exchanged(invitation)
     assert tenant(service, found.renewal) is None
-    with pytest.raises(CloudError, match="enrol it again"):
+    with pytest.raises(CloudError, match="enrol the device with a new invitation"):
         found.exchanged(found.token)
 
 
@@ -51,7 +51,7 @@ def test_late_invitation_is_refused(service):
     empty, _, _ = invited(service)
     claims = {"sub": "family", "aud": "autoglm-invitation", "exp": time.time() - 1, "jti": "late"}
     late = jwt.encode(claims, service.secret.strip(), "HS256")
-    with pytest.raises(CloudError, match="enrol it again"):
+    with pytest.raises(CloudError, match="enrol the device with a new invitation"):
         empty.exchanged(late)
 
 
@@ -62,9 +62,9 @@ def test_renewal_may_be_repeated_once_and_an_old_one_shuts_the_device_out(servic
     # The answer was lost: asked again.
     second = first.exchanged(first.renewal)
     third = second.exchanged(second.renewal)
-    with pytest.raises(CloudError, match="enrol it again"):
+    with pytest.raises(CloudError, match="enrol the device with a new invitation"):
         first.exchanged(first.renewal)
-    with pytest.raises(CloudError, match="enrol it again"):
+    with pytest.raises(CloudError, match="enrol the device with a new invitation"):
         third.exchanged(third.renewal)
 
 
@@ -90,11 +90,11 @@ def test_commands_invite_enrol_and_revoke(service, postgres, secret_file, tmp_pa
     assert path.stat().st_mode & 0o777 == 0o600
     assert Channel(Endpoint.of(CredentialFile(path))).probe() > 0
     again = cloud("enrol", "--address", service.address, text=given.stdout)
-    assert (again.returncode, "enrol it again" in again.stderr) == (1, True)
+    assert (again.returncode, "enrol the device with a new invitation" in again.stderr) == (1, True)
     shut = cloud("revoke", "--tenant", "t", "--device", device, "--database", postgres.url())
     assert shut.returncode == 0, shut.stderr
     found = CredentialFile(path).load()
-    with pytest.raises(CloudError, match="enrol it again"):
+    with pytest.raises(CloudError, match="enrol the device with a new invitation"):
         found.exchanged(found.renewal)
     assert cloud("enrol", "--address", "http://example.org", text="x").returncode == 2
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from autoglm.compression.codes import unpack
-from autoglm.compression.forward import LayerForward, rms_norm
+from autoglm.compression.forward import LayerForward, product_with, rms_norm
 from autoglm.modelfile.bundle import read_bundle_config
 from autoglm.modelfile.layout import EMBEDDING, FINAL_NORM, HEAD, Matrix
 from autoglm.modelfile.packing import packed_tensors
@@ -34,7 +34,12 @@ def test_layers_give_the_logits_of_the_engine(dense_name, make_case, start):
     hidden = matrices[EMBEDDING][ids]
     forward = LayerForward(config, ids.shape[1])
     for layer in range(config.num_layers):
-        forward.run(f"model.layers.{layer}.", hidden, vectors.get, lambda name, _: matrices[name])
+        forward.run(
+            f"model.layers.{layer}.",
+            hidden,
+            vectors.get,
+            lambda name, _: product_with(matrices[name]),
+        )
     head = matrices[EMBEDDING if config.tie_word_embeddings else HEAD]
     for sequence, states in zip(ids, hidden, strict=True):
         ours = rms_norm(states, vectors[FINAL_NORM], config.rms_norm_eps) @ head.T
