@@ -9,6 +9,7 @@ import pytest
 from autoglm.errors import UsageError, VaultError, VaultKeyError
 from autoglm.privacy.vault import database
 from autoglm.privacy.vault import store as store_module
+from autoglm.privacy.vault.anchor import Anchor
 from autoglm.privacy.vault.keystore import KeyFile, Passphrase
 from autoglm.privacy.vault.places import VaultHome
 from autoglm.privacy.vault.store import Vault
@@ -157,6 +158,19 @@ def count_up(paths, key, worker, rounds):
                 count = int(changes.get("shared", b"count") or b"0")
                 changes.put("shared", b"count", b"%d" % (count + 1))
                 changes.put("own", b"%d-%d" % (worker, number), b"v")
+
+
+def test_opening_while_another_commits_is_no_rollback(paths, key_file, monkeypatch):
+    read = Anchor.read
+    with Vault(paths, key_file) as writer:
+
+        def read_after_a_commit(anchor):
+            with writer.transaction() as changes:
+                changes.put("settings", b"k", b"v")
+            return read(anchor)
+
+        monkeypatch.setattr(Anchor, "read", read_after_a_commit)
+        Vault(paths, key_file).close()
 
 
 def test_processes_that_write_at_once_lose_nothing(paths, key_file):

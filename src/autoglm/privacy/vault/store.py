@@ -117,6 +117,9 @@ class Vault:
         state = State.unseal(header.state, self._keys)
         self._anchor = Anchor(self.paths.anchor, state.anchor_key)
         reached = self._anchor.read()
+        if reached is not None and reached > state.generation:
+            # Another process may have committed between the two reads: its anchor comes after.
+            state = self._state()
         if reached is not None and reached <= state.generation:
             return
         if not accept_rollback:
