@@ -1,8 +1,9 @@
-"""What recipes cost and bring: size, perplexity, speed and memory of one checkpoint, as a table.
+"""What recipes cost and bring: size, quality, speed and memory of one checkpoint, as a table.
 
-Perplexities come with 95 % intervals over resampled windows. Speeds are medians of rounds in which
-all bundles take turns, so that a busy machine slows all of them. Texts must be held out from
-training and from calibration. LITE takes about ten minutes.
+Perplexities and task scores come with 95 % intervals over resampled windows and rows. Speeds are
+medians of rounds in which all bundles take turns, so that a busy machine slows all of them; with
+`--speeds` they are those of an earlier run. Texts and tasks must be held out from training and from
+calibration. LITE takes about twenty minutes, half of them for answers.
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ from held_out import Text, perplexity, read_answers, read_text
 from quality import make_plan, open_model
 from tokenizers import Tokenizer
 
+from autoglm.cli.compress_task import TaskScore, compared_scores, rouge1_of
+from autoglm.compression.exchanges import read_exchanges
 from autoglm.compression.pipeline import compress
 from autoglm.compression.recipe import Recipe, load_recipe, parse_recipe, recipe_names
-from autoglm.modelfile.bundle import WEIGHTS_NAME, open_bundle
+from autoglm.modelfile.bundle import WEIGHTS_NAME, open_bundle, read_bundle_config
+from autoglm.modelfile.layout import bundle_tensors
 
 REFERENCES = tuple(parse_recipe(name, f'weights = "{name}"\n') for name in ("fp32", "bf16"))
 MIB = 2**20
 NUM_RESAMPLED = 1000
 PERCENT = 100.0
 BENCH = ("--prompt-tokens", "512", "--gen-tokens", "64", "--repeat", "1", "--precision", "exact")
+Medians = dict[str, list[float]]
 SPEEDS = ("prefill_tokens_per_s", "decode_tokens_per_s", "peak_rss_mib")
 
 
@@ -53,6 +58,7 @@ class Row:
     mib: float
     bits_per_weight: float
     quality: tuple[Quality, ...]
+    tasks: tuple[TaskScore, ...]
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
     peak_rss_mib: float
@@ -68,7 +74,7 @@ class Bundle:
     bits_per_weight: float
 
 
-def speeds(bundles: Sequence[Bundle], rounds: int) -> list[list[float]]:
+def speeds(bundles: Sequence[Bundle], rounds: int) -> Medians:
     """The medians of SPEEDS of every bundle."""
     found: list[list[list[float]]] = [[] for _ in bundles]
     for _ in range(rounds):
@@ -77,23 +83,39 @@ def speeds(bundles: Sequence[Bundle], rounds: int) -> list[list[float]]:
             done = subprocess.run([*command, "--json", *BENCH], check=True, capture_output=True)
             figures = json.loads(done.stdout)
             values.append([figures[name]["median"] for name in SPEEDS])
-    return [[median(column) for column in zip(*values, strict=True)] for values in found]
+    return {
+        bundle.recipe: [median(column) for column in zip(*values, strict=True)]
+        for bundle, values in zip(bundles, found, strict=True)
+    }
 
 
-def measure(bundles: Sequence[Bundle], texts: Sequence[Text], rounds: int) -> list[Row]:
-    """Run all bundles."""
-    medians = speeds(bundles, rounds)
+def speeds_of(path: Path) -> Medians:
+    """Those of an earlier run."""
+    return {row.recipe: [getattr(row, name) for name in SPEEDS] for row in read_rows(path)}
+
+
+def measure(
+    bundles: Sequence[Bundle], texts: Sequence[Text], tasks: Sequence[Path], medians: Medians
+) -> list[Row]:
+    """Score all bundles; task scores stand beside those of the second, which is bf16."""
+    exchanges = [read_exchanges(path) for path in tasks]
+    answered = []
+    for bundle in bundles:
+        answered.append(rouge1_of(bundle.path, exchanges, lambda done: None) if tasks else [])
+        print(f"answered {bundle.recipe}", file=sys.stderr, flush=True)
     return [
         Row(
             recipe=bundle.recipe,
             mib=bundle.mib,
             bits_per_weight=bundle.bits_per_weight,
             quality=tuple(quality(bundle.path, text) for text in texts),
-            prefill_tokens_per_s=prefill,
-            decode_tokens_per_s=decode,
-            peak_rss_mib=peak,
+            tasks=tuple(
+                compared_scores(path.stem, mine, half)
+                for path, mine, half in zip(tasks, scores, answered[1], strict=True)
+            ),
+            **dict(zip(SPEEDS, medians[bundle.recipe], strict=True)),
         )
-        for bundle, (prefill, decode, peak) in zip(bundles, medians, strict=True)
+        for bundle, scores in zip(bundles, answered, strict=True)
     ]
 
 
@@ -120,17 +142,22 @@ def quality(path: Path, text: Text) -> Quality:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    names = [quality.text for quality in rows[0].quality]
+    wide, half = rows[0], rows[1]
+    names = [one.text for one in wide.quality] + [one.task for one in wide.tasks]
     lines = [
         f"| recipe | MiB | bits | {' | '.join(names)} | prefill | decode | to fp32, bf16 | peak |",
         "|--|--|--|" + "--|" * (len(names) + 4),
     ]
-    wide, half = rows[0], rows[1]
     for row in rows:
         cells = [
             f"{one.perplexity:.3f} ({one.low:.3f}-{one.high:.3f})"
             f", {PERCENT * (one.perplexity / first.perplexity - 1):+.1f} %"
-            for one, first in zip(row.quality, rows[0].quality, strict=True)
+            for one, first in zip(row.quality, wide.quality, strict=True)
+        ]
+        cells += [
+            f"{one.rouge1:.1f}, {one.difference:+.1f} "
+            f"({one.difference_low:+.1f} to {one.difference_high:+.1f})"
+            for one in row.tasks
         ]
         lines.append(
             f"| {row.recipe} | {row.mib:.1f} ({wide.mib / row.mib:.1f}x smaller) | "
@@ -172,7 +199,14 @@ def read_rows(path: Path) -> list[Row]:
     """What --json of an earlier run has written."""
     found = json.loads(path.read_text(encoding="utf-8"))
     return [
-        Row(**{**row, "quality": tuple(Quality(**one) for one in row["quality"])}) for row in found
+        Row(
+            **{
+                **row,
+                "quality": tuple(Quality(**one) for one in row["quality"]),
+                "tasks": tuple(TaskScore(**one) for one in row["tasks"]),
+            }
+        )
+        for row in found
     ]
 
 
@@ -181,30 +215,42 @@ def recipes_of(names: Sequence[str]) -> list[Recipe]:
     return [*REFERENCES, *(load_recipe(name) for name in names or recipe_names())]
 
 
+def bundles_of(args: argparse.Namespace, work: Path) -> list[Bundle]:
+    """Compress by all recipes that `work` has no bundle of; then the bundles made before."""
+    found = []
+    for recipe in recipes_of(args.recipe):
+        if not (work / recipe.name).exists():
+            calibration = args.calibration if recipe.needs_calibration else None
+            compress(args.checkpoint, recipe, out=work / recipe.name, calibration=calibration)
+            print(f"wrote {recipe.name}", file=sys.stderr, flush=True)
+        found.append(work / recipe.name)
+    return [described(path) for path in (*found, *args.bundle)]
+
+
+def described(path: Path) -> Bundle:
+    """A bundle, by the name of its directory."""
+    _, arch, _ = read_bundle_config(path)
+    num_weights = sum(
+        math.prod(rows.source_shape[1:]) * rows.count
+        for tensor in bundle_tensors(arch)
+        for rows in tensor.pieces
+    )
+    size = (path / WEIGHTS_NAME).stat().st_size
+    return Bundle(path.name, path, size / MIB, 8 * size / num_weights)
+
+
 def measured(args: argparse.Namespace) -> list[Row]:
-    """Compress by all recipes and measure what comes out."""
+    """Measure what all recipes make of the checkpoint."""
     tokenizer = Tokenizer.from_file(str(args.checkpoint / "tokenizer.json"))
     texts = [read_answers(path, num_rows=args.rows) for path in args.answers]
     texts += [
         read_text(path, tokenizer, window=args.window, num_windows=args.windows)
         for path in args.text
     ]
-    with tempfile.TemporaryDirectory() as work:
-        bundles = []
-        for recipe in recipes_of(args.recipe):
-            made = compress(
-                args.checkpoint,
-                recipe,
-                out=Path(work) / recipe.name,
-                calibration=args.calibration if recipe.needs_calibration else None,
-            )
-            size = made.weights_bytes / MIB
-            bundles.append(Bundle(recipe.name, made.path, size, made.bits_per_weight))
-            print(f"wrote {recipe.name}", file=sys.stderr, flush=True)
-        for path in args.bundle:
-            size = (path / WEIGHTS_NAME).stat().st_size / MIB
-            bundles.append(Bundle(path.name, path, size, math.nan))
-        return measure(bundles, texts, args.rounds)
+    with tempfile.TemporaryDirectory() as temporary:
+        bundles = bundles_of(args, args.keep or Path(temporary))
+        medians = speeds_of(args.speeds) if args.speeds else speeds(bundles, args.rounds)
+        return measure(bundles, texts, args.task, medians)
 
 
 def main() -> int:
@@ -216,6 +262,7 @@ def main() -> int:
     parser.add_argument("--calibration", metavar="FILE", type=Path)
     parser.add_argument("--answers", metavar="DIR", type=Path, nargs="*", default=[])
     parser.add_argument("--text", metavar="FILE", type=Path, nargs="*", default=[])
+    parser.add_argument("--task", metavar="FILE", type=Path, nargs="*", default=[], help="rows")
     parser.add_argument("--recipe", metavar="NAME|FILE", nargs="*", default=[])
     parser.add_argument("--rows", type=int, default=160, help="at most, of each --answers")
     parser.add_argument("--window", type=int, default=512, help="tokens of a window of a text")
@@ -224,6 +271,8 @@ def main() -> int:
     parser.add_argument(
         "--bundle", metavar="DIR", type=Path, nargs="*", default=[], help="bundles made before"
     )
+    parser.add_argument("--keep", metavar="DIR", type=Path, help="keep bundles, use them again")
+    parser.add_argument("--speeds", metavar="FILE", type=Path, help="of another run's --json")
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--plot", metavar="FILE", type=Path)
     args = parser.parse_args()

@@ -1,5 +1,6 @@
 """Training after pruning: the same steps as the engine, zeros kept, and work that goes on."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from autoglm.engine.native import NativeModel
 from autoglm.errors import InputError, UsageError
 from autoglm.modelfile.bundle import open_bundle
 from autoglm.recovery import training
+from autoglm.recovery.distance import distance
 from autoglm.recovery.floats import read_floats, write_checkpoint
 from autoglm.recovery.network import Network
 from autoglm.recovery.pipeline import compress_and_recover
@@ -38,7 +40,7 @@ def logits(path: Path, ids: list[int]) -> np.ndarray:
     return NativeModel(open_bundle(path), pool_tokens=64).logits(ids)
 
 
-def distance(path: Path, whole: Path) -> float:
+def distance_of(path: Path, whole: Path) -> float:
     """Mean Kullback-Leibler distance of two bundles on some words."""
     ids = np.random.default_rng(7).integers(0, 40, 48).tolist()
     got, wanted = (
@@ -55,6 +57,25 @@ def test_network_computes_what_the_engine_does(source, recipe, tmp_path):
     got = Network(model.config, model.tensors)(torch.tensor([ids]))[0].detach().numpy()
     wanted = logits(tmp_path / "whole", ids)
     assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
+
+
+def test_distance_and_its_slopes_are_those_of_whole_logits():
+    rng = torch.Generator().manual_seed(3)
+    hidden, head, wanted, other = (
+        torch.randn(rows, 16, generator=rng).bfloat16().float() for rows in (600, 90, 600, 90)
+    )
+    pairs = []
+    for is_whole in (True, False):
+        x, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
+        if is_whole:
+            logits_of = [torch.log_softmax(a @ b.T, -1) for a, b in ((x, w), (wanted, other))]
+            found = torch.nn.functional.kl_div(*logits_of, log_target=True, reduction="batchmean")
+        else:
+            found = distance(x, w, wanted, other)
+        found.backward()
+        pairs.append((found.detach(), x.grad, w.grad))
+    for exact, got in zip(*pairs, strict=True):  # products in bf16
+        assert (exact - got).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_checkpoint_of_a_bundle_gives_the_bundle_again(source, recipe, tmp_path):
@@ -75,7 +96,9 @@ def test_training_brings_the_model_nearer_to_its_whole(
     needed = load_recipe(mine).needs_calibration
     autoglm.compress(source, mine, out=tmp_path / "plain", calibration=text if needed else None)
     compress_and_recover(source, mine, out=tmp_path / "out", calibration=text, steps=30)
-    plain, recovered = (distance(tmp_path / name, tmp_path / "whole") for name in ("plain", "out"))
+    plain, recovered = (
+        distance_of(tmp_path / name, tmp_path / "whole") for name in ("plain", "out")
+    )
     assert recovered < most * plain
     assert open_bundle(tmp_path / "out").config == open_bundle(tmp_path / "plain").config
 
@@ -111,6 +134,24 @@ def test_interrupted_training_goes_on_and_ends_in_the_same_bytes(
     names = ("model.safetensors", "config.json", "recipe.toml")
     for name in names:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_rows_of_a_task_are_trained_on_from_their_beginnings(source, recipe, tmp_path):
+    autoglm.compress(source, recipe(FLOATS), out=tmp_path / "whole")
+    rng = np.random.default_rng(5)
+    rows = [
+        {"text": " ".join(f"w{word}" for word in [1, *rng.integers(2, 40, 70).tolist()])}
+        for _ in range(30)
+    ]
+    task = tmp_path / "task.jsonl"
+    task.write_text("\n".join(json.dumps(row) for row in rows))
+    mine = recipe(HALF + SIZES)
+    autoglm.compress(source, mine, out=tmp_path / "plain")
+    compress_and_recover(source, mine, out=tmp_path / "out", calibration=task, steps=30)
+    plain, recovered = (
+        distance_of(tmp_path / name, tmp_path / "whole") for name in ("plain", "out")
+    )
+    assert recovered < 0.85 * plain
 
 
 def test_what_cannot_be_trained_is_refused(source, text, recipe, tmp_path):

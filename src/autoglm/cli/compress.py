@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoglm.cli.interrupt import interrupt_on_termination
 from autoglm.cli.options import add_json_option, whole_number
 from autoglm.cli.output import Progress, print_json, print_text
-from autoglm.errors import UsageError
+from autoglm.errors import UsageError, require
 from autoglm.inputs.text import read_text
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="FILE",
-        help="for recipes that look at activations: UTF-8 text; for an .onnx file its inputs in an "
-        ".npz or .npy file",
+        help="for recipes that look at activations: UTF-8 text, or rows as JSON lines in a .jsonl "
+        "file; for an .onnx file its inputs in an .npz or .npy file",
     )
     parser.add_argument(
         "--golden",
@@ -81,6 +82,14 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         help="also measure perplexity, speed and memory beside the model in bf16; not for .onnx",
     )
     parser.add_argument(
+        "--eval-task",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="rows of prompt, text and reference as JSON lines that --eval asks, which training "
+        "and calibration have not seen; may be given again; needs the extra eval",
+    )
+    parser.add_argument(
         "--eval-text",
         metavar="FILE",
         action="append",
@@ -92,11 +101,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compress and report."""
-    if args.eval_text and not args.eval:
-        message = "--eval-text is what --eval scores; add --eval"
-        raise UsageError(message)
-    for text in args.eval_text:  # before any work
-        read_text(text, max_bytes=MAX_TEXT_BYTES)
+    _check_eval(args)
     if args.model.endswith(".onnx"):
         return _run_graph(args)
     with interrupt_on_termination():
@@ -106,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         from autoglm.cli.compress_report import lines, measured
 
         with interrupt_on_termination():
-            figures = measured(result, args.model, args.eval_text)
+            figures = measured(result, args.model, args.eval_text, args.eval_task)
     if args.json:
         print_json({**asdict(result), "path": str(result.path), **figures})
         return 0
@@ -117,6 +122,21 @@ def run(args: argparse.Namespace) -> int:
     if figures:
         print_text("\n".join(lines(figures, result.weights_bytes)))
     return 0
+
+
+def _check_eval(args: argparse.Namespace) -> None:
+    """Look at what will be scored before any work is done."""
+    if (args.eval_text or args.eval_task) and not args.eval:
+        message = "--eval-text and --eval-task are what --eval scores; add --eval"
+        raise UsageError(message)
+    for text in args.eval_text:
+        read_text(text, max_bytes=MAX_TEXT_BYTES)
+    if args.eval_task:
+        from autoglm.compression.exchanges import read_exchanges
+
+        require("rouge_score", extra="eval")
+        for task in args.eval_task:
+            read_exchanges(Path(task))
 
 
 def _compressed(args: argparse.Namespace) -> Compression:

@@ -34,15 +34,21 @@ class Network(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits [batch, tokens, vocab]."""
+        return F.linear(self.hidden(ids), self.head())
+
+    def head(self) -> Tensor:
+        """[vocab, size], by which the last hidden states become logits."""
+        return self._tensor(EMBEDDING if self._config.tie_word_embeddings else HEAD)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The last hidden states [batch, tokens, size]."""
         x = F.embedding(ids, self._tensor(EMBEDDING))
         angles = torch.outer(torch.arange(ids.shape[1]).float(), self.inv_freq)
         scale = self._config.rope_scale
         cos, sin = (angles.cos() * scale)[:, None], (angles.sin() * scale)[:, None]
         for layer in range(self._config.num_layers):
             x = self._layer(f"model.layers.{layer}.", x, cos, sin)
-        x = self._normed(x, FINAL_NORM)
-        head = EMBEDDING if self._config.tie_word_embeddings else HEAD
-        return F.linear(x, self._tensor(head))
+        return self._normed(x, FINAL_NORM)
 
     def _layer(self, prefix: str, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         qkv = self._linear(f"{prefix}attn.qkv", self._normed(x, f"{prefix}input_norm.weight"))

@@ -12,11 +12,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoglm.compression.calibration import read_ids
+from autoglm.compression.calibration import possible_starts, read_tokens
 from autoglm.compression.codes import Floats
 from autoglm.compression.pipeline import Compression, compress
 from autoglm.compression.pruning import Pruning
@@ -26,6 +27,9 @@ from autoglm.errors import InputError, UsageError, require
 from autoglm.modelfile.passes import DEFAULT_PASSES
 from autoglm.modelfile.staging import refuse_contents
 from autoglm.recovery.floats import FloatModel, read_floats, write_checkpoint
+
+if TYPE_CHECKING:
+    from autoglm.recovery.training import Windows
 
 MIN_WINDOWS = 4
 _FLOATS = parse_recipe("fp32", 'weights = "fp32"\n')
@@ -60,6 +64,8 @@ def compress_and_recover(
     def report(done: int, total: int) -> None:
         progress("compressing", done, total)
 
+    from autoglm.recovery.training import Training, distil
+
     whole, pruned, trained = (work / name for name in ("whole", "pruned", "trained"))
     if not trained.exists():
         if not whole.exists():
@@ -69,8 +75,16 @@ def compress_and_recover(
             text = calibration if floats.needs_calibration else None
             compress(model, floats, out=pruned, calibration=text, progress=report)
         smaller = read_floats(pruned)
-        ids = _tokens(Path(calibration), pruned, smaller, chosen)
-        result = _train(smaller, read_floats(whole), ids, chosen, steps, work, progress)
+        windows = _windows(Path(calibration), pruned, smaller, chosen)
+        training = Training(steps=steps, state=work / "state.pt")
+        result = distil(
+            smaller,
+            read_floats(whole),
+            windows,
+            training,
+            kept={} if chosen.pruning is None else _masks(smaller),
+            progress=lambda done: progress("recovering", done, steps),
+        )
         write_checkpoint(trained, pruned, result)
     last = _rounding(chosen)
     made = compress(
@@ -120,28 +134,6 @@ def _rounding(recipe: Recipe) -> Recipe:
     return replace(recipe, pruning=pruning, structure=None)
 
 
-def _train(
-    student: FloatModel,
-    teacher: FloatModel,
-    ids: NDArray[np.int64],
-    recipe: Recipe,
-    steps: int,
-    work: Path,
-    progress: StageProgress,
-) -> FloatModel:
-    from autoglm.recovery.training import Training, distil
-
-    window = min(recipe.calibration.sequence_tokens, len(ids) // MIN_WINDOWS)
-    return distil(
-        student,
-        teacher,
-        ids,
-        Training(steps=steps, window=window, state=work / "state.pt"),
-        kept={} if recipe.pruning is None else _masks(student),
-        progress=lambda done: progress("recovering", done, steps),
-    )
-
-
 def _masks(model: FloatModel) -> dict[str, NDArray[np.bool_]]:
     def is_pruned(name: str, values: Floats) -> bool:
         return name.startswith("model.layers.") and values.ndim == 2
@@ -149,12 +141,20 @@ def _masks(model: FloatModel) -> dict[str, NDArray[np.bool_]]:
     return {name: v != 0.0 for name, v in model.tensors.items() if is_pruned(name, v)}
 
 
-def _tokens(text: Path, bundle: Path, model: FloatModel, recipe: Recipe) -> NDArray[np.int64]:
-    ids = read_ids(text, bundle, vocab_size=model.config.vocab_size)
-    if len(ids) < 2 * MIN_WINDOWS:
-        message = f"{text}: has {len(ids)} tokens; training needs at least {2 * MIN_WINDOWS}"
+def _windows(text: Path, bundle: Path, model: FloatModel, recipe: Recipe) -> Windows:
+    """Rows are read from their beginnings, a text from anywhere."""
+    from autoglm.recovery.training import Windows
+
+    tokens = read_tokens(text, bundle, vocab_size=model.config.vocab_size)
+    count = len(tokens.ids)
+    if count < 2 * MIN_WINDOWS:
+        message = f"{text}: has {count} tokens; training needs at least {2 * MIN_WINDOWS}"
         raise InputError(message)
-    return np.array(ids, np.int64)
+    length = min(recipe.calibration.sequence_tokens, count // MIN_WINDOWS)
+    starts = possible_starts(tokens, length)
+    if len(tokens.starts) == 1:
+        starts = np.arange(count - length + 1)
+    return Windows(np.array(tokens.ids, np.int64), starts, length)
 
 
 def _take(work: Path, job: str) -> None:

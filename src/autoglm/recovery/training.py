@@ -1,7 +1,8 @@
 """Distillation: the smaller model's next-token probabilities move to those of the whole one.
 
-The loss is the Kullback-Leibler distance on random windows of a text. Weights that pruning has set
-to zero stay zero. The state is saved, so that interrupted training goes on where it was.
+The loss is the Kullback-Leibler distance on random windows of a text, or on rows of a task.
+Weights that pruning has set to zero stay zero. The state is saved, so that interrupted training
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
+from autoglm.recovery.distance import distance
 from autoglm.recovery.floats import FloatModel
 from autoglm.recovery.network import Network
 
@@ -28,12 +29,19 @@ _CLIP = 1.0
 _SAVE_EVERY = 25
 
 
+class Windows(NamedTuple):
+    """Token ids to train on, and where windows of `length` tokens may begin."""
+
+    ids: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    length: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How long, on what windows, and where the state is kept between runs."""
+    """How long, and where the state is kept between runs."""
 
     steps: int
-    window: int
     state: Path
     seed: int = 0
 
@@ -41,23 +49,23 @@ class Training:
 def distil(
     student: FloatModel,
     teacher: FloatModel,
-    ids: NDArray[np.int64],
+    windows: Windows,
     training: Training,
     *,
     kept: dict[str, NDArray[np.bool_]],
     progress: Callable[[int], None],
 ) -> FloatModel:
-    """The student after training on the tokens `ids` of a text; `kept` are its masks by tensor."""
+    """The student after training on windows of a text; `kept` are its masks by tensor."""
     network, whole = _network(student), _network(teacher)
     masks = {name: torch.from_numpy(mask) for name, mask in kept.items()}
     parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=_RATE, betas=_BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=_RATE, betas=_BETAS, weight_decay=0.0, fused=True)
     step = _restored(network, optimizer, training.state)
     while step < training.steps:
         progress(step)
         for group in optimizer.param_groups:
             group["lr"] = _RATE * _factor(step, training.steps)
-        loss = _distance(network, whole, _windows(ids, training, step))
+        loss = _distance(network, whole, _batch(windows, training.seed, step))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
@@ -78,25 +86,22 @@ def _network(model: FloatModel) -> Network:
     return Network(model.config, model.tensors)
 
 
-def _windows(ids: NDArray[np.int64], training: Training, step: int) -> torch.Tensor:
-    """The batch of a step, the same in every run."""
-    rng = np.random.default_rng((training.seed, step))
-    count = max(1, _BATCH_TOKENS // training.window)
-    starts = rng.integers(0, len(ids) - training.window + 1, count)
-    return torch.from_numpy(np.stack([ids[start : start + training.window] for start in starts]))
+def _batch(windows: Windows, seed: int, step: int) -> torch.Tensor:
+    """The windows of a step, the same in every run."""
+    rng = np.random.default_rng((seed, step))
+    count = max(1, _BATCH_TOKENS // windows.length)
+    starts = rng.choice(windows.starts, count)
+    return torch.from_numpy(
+        np.stack([windows.ids[start : start + windows.length] for start in starts])
+    )
 
 
 def _distance(network: Network, whole: Network, ids: torch.Tensor) -> torch.Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with torch.no_grad():
-            wanted = whole(ids)
-        got = network(ids)
-    return F.kl_div(
-        F.log_softmax(got.float().flatten(0, 1), -1),
-        F.log_softmax(wanted.float().flatten(0, 1), -1),
-        log_target=True,
-        reduction="batchmean",
-    )
+            wanted = whole.hidden(ids).flatten(0, 1)
+        hidden = network.hidden(ids).flatten(0, 1)
+    return distance(hidden, network.head(), wanted, whole.head())
 
 
 def _factor(step: int, steps: int) -> float:
