@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from held_out import Text, perplexity, read_answers, read_text
@@ -33,6 +34,7 @@ from autoglm.modelfile.layout import bundle_tensors
 
 REFERENCES = tuple(parse_recipe(name, f'weights = "{name}"\n') for name in ("fp32", "bf16"))
 MIB = 2**20
+LABEL_ROOM = 0.055  # of the height of a panel
 NUM_RESAMPLED = 1000
 PERCENT = 100.0
 BENCH = ("--prompt-tokens", "512", "--gen-tokens", "64", "--repeat", "1", "--precision", "exact")
@@ -177,22 +179,48 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     names = [quality.text for quality in rows[0].quality]
     with mpl.rc_context(STYLE):
-        size = (5 * len(names), 3.6)
+        size = (6.4 * len(names), 4)
         figure, panels = plt.subplots(1, len(names), figsize=size, squeeze=False, layout="tight")
         for number, (axes, name) in enumerate(zip(panels[0], names, strict=True)):
             first = rows[0].quality[number].perplexity
-            for index, row in enumerate(rows):
+            points = []
+            for row in rows:
                 rise = PERCENT * (row.quality[number].perplexity / first - 1)
-                place = (row.decode_tokens_per_s, rise)
+                points.append((row.decode_tokens_per_s, rise, row.recipe))
+                place = points[-1][:2]
                 axes.scatter(*place, s=4 * row.mib, color=OWN_COLOR, alpha=0.5, linewidths=0)
-                # Neighbours in the table are often neighbours here.
-                side = ("bottom", "top")[index % 2]
-                axes.annotate(f" {row.recipe}", place, fontsize=7, va=side)
-            axes.set_xlim(right=1.3 * max(row.decode_tokens_per_s for row in rows))
             axes.set_yscale("symlog", linthresh=1)
             axes.set_xlabel("decode, tokens/s")
             axes.set_ylabel(f"{name}: rise of perplexity, %")
+            label(axes, points)
         save(figure, path)
+
+
+def label(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
+    """Names in a column beside the dots, in their order: many recipes cost about the same."""
+    axes.autoscale_view()  # else the limits are found when it is drawn
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    places = sorted((float(to_fraction.transform(point[:2])[1]), point) for point in points)
+    bottom = 0.0
+    for height, (speed, rise, name) in places:
+        # What is still to come above needs room.
+        above = sum(other > (height, (speed, rise, name)) for other in places)
+        bottom = min(max(bottom, height - LABEL_ROOM), 1.0 - LABEL_ROOM * above)
+        axes.annotate(
+            name,
+            (speed, rise),
+            (1.04, bottom),
+            textcoords="axes fraction",
+            fontsize=7,
+            va="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "linewidth": 0.3,
+                "color": "gray",
+                "relpos": (0, 0.5),
+            },
+        )
+        bottom += LABEL_ROOM
 
 
 def read_rows(path: Path) -> list[Row]:
