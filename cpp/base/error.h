@@ -1,6 +1,6 @@
 // Error type of the native core. Codes are ranges that Python maps to exception classes
 // (errors.from_core): 1xx model file, 2xx configuration or shape, 3xx argument, 4xx resource,
-// 5xx cancelled, 6xx input/output.
+// 5xx cancelled, 6xx input/output, 7xx the form of an answer.
 #pragma once
 
 #include <stdexcept>
@@ -17,6 +17,7 @@ enum ErrorCode : int {
   kContextFullError = 402,
   kCancelledError = 501,
   kIoError = 601,
+  kFormError = 701,
 };
 
 class Error : public std::runtime_error {

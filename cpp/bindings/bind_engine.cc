@@ -145,11 +145,82 @@ std::vector<float> session_embed(Session& session, const std::vector<int32_t>& i
   return out;
 }
 
-void session_allow(Session& session, nb::handle mask) {
-  const BufferView view(mask);
-  std::vector<uint32_t> words(view.bytes().size() / sizeof(uint32_t));
-  std::memcpy(words.data(), view.bytes().data(), words.size() * sizeof(uint32_t));
-  session.allow(std::move(words));
+// A judge in Python, see autoglm.engine.base.Constraint.
+class PythonJudge final : public Judge {
+ public:
+  // As the constants of that module.
+  enum Flags : int { kAllowed = 1, kLast = 2, kBound = 4, kForced = 8, kFailed = 16 };
+
+  explicit PythonJudge(const nb::object& constraint)
+      : take_(constraint.attr("take")),
+        forced_(constraint.attr("forced")),
+        mask_(constraint.attr("mask")) {}
+
+  Verdict take(int32_t id) override {
+    Verdict verdict;
+    call([&] {
+      const int flags = nb::cast<int>(take_(id));
+      if ((flags & kFailed) != 0) fail();
+      verdict.is_allowed = (flags & kAllowed) != 0;
+      verdict.is_last = (flags & kLast) != 0;
+      verdict.is_bound = (flags & kBound) != 0;
+      if ((flags & kForced) != 0) verdict.forced = nb::cast<std::vector<int32_t>>(forced_());
+    });
+    return verdict;
+  }
+
+  std::vector<uint32_t> mask() override {
+    std::vector<uint32_t> words;
+    call([&] {
+      const nb::object mask = mask_();
+      if (mask.is_none()) return;
+      const BufferView view(mask);
+      if (view.bytes().empty()) fail();
+      words.resize(view.bytes().size() / sizeof(uint32_t));
+      std::memcpy(words.data(), view.bytes().data(), words.size() * sizeof(uint32_t));
+    });
+    return words;
+  }
+
+  // Another thread that waits for the GIL gets it once, not between all the tokens of a pass.
+  void ask(const std::function<void()>& body) override {
+    const nb::gil_scoped_acquire acquire;
+    body();
+  }
+
+ private:
+  template <typename Body>
+  static void call(const Body& body) {
+    const nb::gil_scoped_acquire acquire;
+    try {
+      body();
+    } catch (nb::python_error& error) {  // without its message: that may be a user's text
+      const auto name = nb::cast<std::string>(error.type().attr("__name__"));
+      throw Error(kFormError, "internal error (" + name + ") in the form of an answer");
+    }
+  }
+
+  [[noreturn]] static void fail() {
+    throw Error(kFormError, "the answer cannot keep to its grammar; a simpler one may help");
+  }
+
+  nb::object take_;
+  nb::object forced_;
+  nb::object mask_;
+};
+
+// The GIL is not held while the session is locked: its pass may be waiting for a judge.
+void session_keep_to(Session& session, const nb::object& constraint) {
+  std::shared_ptr<Judge> judge = std::make_shared<PythonJudge>(constraint);
+  {
+    const nb::gil_scoped_release release;
+    judge = session.keep_to(std::move(judge));
+  }
+}
+
+std::vector<LogprobTuple> session_take_logprobs(Session& session) {
+  const nb::gil_scoped_release release;
+  return to_tuples(session.take_logprobs());
 }
 
 // (session, sampling, most tokens to compute, most ids to sample)
@@ -342,8 +413,8 @@ void bind_model(nb::module_& m) {
            "waited.")
       .def("run_passes", run_passes, nb::arg("items"), nb::arg("seconds") = Session::kNoLimit,
            "Forward passes that sessions share. items: (session, sampling, most tokens to compute, "
-           "most ids to sample); returns for each (ids, tokens without KV, whether an end token "
-           "came, error code or 0, message).")
+           "most ids to sample); returns for each (ids, tokens without KV, whether the answer "
+           "ended, error code or 0, message).")
       .def_prop_ro("prefill_chunk", &Executor::prefill_chunk, "tokens of a pass")
       .def("measure_limits", measure_limits,
            "Read bandwidth in bytes/s and arithmetic peak in operations/s, of all threads.");
@@ -394,16 +465,15 @@ void bind_session(nb::module_& m) {
           nb::arg("ids"), "Sum over t >= 1 of -log p(ids[t] | ids[:t]).")
       .def(
           "append",
-          [](Session& session, const std::vector<int32_t>& ids) { return session.append(ids); },
+          [](Session& session, const std::vector<int32_t>& ids) {
+            const nb::gil_scoped_release release;
+            return session.append(ids);
+          },
           nb::arg("ids"), "As prefill, but computes nothing yet: run_passes does.")
-      .def(
-          "extend", [](Session& session, const std::vector<int32_t>& ids) { session.extend(ids); },
-          nb::arg("ids"), "Appends tokens that need no choice, as if they had been sampled.")
-      .def("allow", session_allow, nb::arg("mask"),
-           "Limits the next sampled token to the set bits of a buffer of 32-bit words.")
-      .def(
-          "take_logprobs", [](Session& session) { return to_tuples(session.take_logprobs()); },
-          "Of the tokens sampled since the last call: (id, logprob, [(id, logprob)]).")
+      .def("keep_to", session_keep_to, nb::arg("constraint"),
+           "Asks a Constraint about every token from now on.")
+      .def("take_logprobs", session_take_logprobs,
+           "Of the tokens sampled since the last call: (id, logprob, [(id, logprob)]).")
       .def("logprobs", session_logprobs, nb::arg("ids"), nb::arg("num_top"),
            "Of ids[1:] in a sequence of their own, as take_logprobs.")
       .def("embed", session_embed, nb::arg("ids"), "Mean of the last hidden states.")

@@ -65,6 +65,12 @@ int32_t find_largest(std::span<const float> logits) {
   return static_cast<int32_t>(std::ranges::find(logits, best) - logits.begin());
 }
 
+bool is_set(std::span<const uint32_t> bits, size_t id) {
+  return id / kWordBits < bits.size() && (bits[id / kWordBits] & kBits[id % kWordBits]) != 0;
+}
+
+bool is_greedy(const Sampling& s) { return s.temperature == 0.0f || s.top_k == 1; }
+
 // Forbids those of kWordBits logits whose bit is not set. Integers, which compilers vectorise.
 void select(uint32_t word, float* logits) {
   for (size_t i = 0; i < kWordBits; ++i) {
@@ -97,6 +103,10 @@ void validate_sampling(const Sampling& s, int vocab_size) {
         "-1 (off) or a number of tokens");
 }
 
+bool is_filtered(const Sampling& s) {
+  return !is_greedy(s) && (s.top_k > 0 || s.top_p < 1.0f || s.min_p > 0.0f);
+}
+
 double uniform_at(uint64_t seed, uint64_t position) {
   constexpr uint64_t kGolden = 0x9e3779b97f4a7c15u;
   const uint64_t bits = mix(mix(seed + kGolden) ^ ((position + 1) * kGolden));
@@ -108,8 +118,24 @@ int32_t Sampler::sample(std::span<const float> logits, const Sampling& sampling,
                         std::span<const uint32_t> allowed) {
   const std::span<const float> adjusted = adjust(logits, sampling, tokens, num_prompt, allowed);
   const int32_t best = find_largest(adjusted);
-  if (sampling.temperature == 0.0f || sampling.top_k == 1) return best;
+  if (is_greedy(sampling)) return best;
   return draw(adjusted, adjusted[best], sampling, uniform_at(sampling.seed, tokens.size()));
+}
+
+// The weights of the first draw serve again, unless those of all that may come were too small.
+int32_t Sampler::redraw(std::span<const float> logits, const Sampling& sampling,
+                        std::span<const int32_t> tokens, size_t num_prompt,
+                        std::span<const uint32_t> allowed) {
+  constexpr double kLeastWeight = 1e-200;
+  if (is_greedy(sampling)) return sample(logits, sampling, tokens, num_prompt, allowed);
+  const double u = uniform_at(~sampling.seed, tokens.size());
+  std::erase_if(candidates_, [&](const Candidate& one) { return !is_set(allowed, one.id); });
+  const double total = total_weight();
+  if (total < kLeastWeight) {
+    const std::span<const float> adjusted = adjust(logits, sampling, tokens, num_prompt, allowed);
+    return draw(adjusted, adjusted[find_largest(adjusted)], sampling, u);
+  }
+  return pick(u * total);
 }
 
 std::span<const float> Sampler::adjust(std::span<const float> logits, const Sampling& sampling,
@@ -180,10 +206,13 @@ int32_t Sampler::draw(std::span<const float> logits, float largest, const Sampli
   std::erase_if(candidates_, [&](const Candidate& candidate) {
     return candidate.weight < sampling.min_p || candidate.weight == 0.0;
   });
-  double left = u * total_weight();
+  return pick(u * total_weight());
+}
+
+int32_t Sampler::pick(double weight) const {
   for (const Candidate& candidate : candidates_) {
-    left -= candidate.weight;
-    if (left < 0.0) return candidate.id;
+    weight -= candidate.weight;
+    if (weight < 0.0) return candidate.id;
   }
   return candidates_.back().id;
 }

@@ -31,6 +31,9 @@ struct Sampling {
 // Throws Error(kArgumentError) naming the parameter that is out of range.
 void validate_sampling(const Sampling& sampling, int vocab_size);
 
+// Whether unlikely tokens are left out; which ones then depends on all that may come.
+bool is_filtered(const Sampling& sampling);
+
 // A number in [0, 1) that depends on its arguments alone, on every platform.
 double uniform_at(uint64_t seed, uint64_t position);
 
@@ -45,6 +48,14 @@ class Sampler {
   int32_t sample(std::span<const float> logits, const Sampling& sampling,
                  std::span<const int32_t> tokens, size_t num_prompt,
                  std::span<const uint32_t> allowed = {});
+
+  // Draws among `allowed` after the last call, a sample() of the same arguments that allowed all,
+  // drew a token that must not come. Unless is_filtered(), both draws together have the
+  // distribution of one draw among `allowed`: with p(A) the share of the allowed ones,
+  // p(x) + (1 - p(A)) p(x) / p(A) = p(x) / p(A). The second draw has a number of its own.
+  int32_t redraw(std::span<const float> logits, const Sampling& sampling,
+                 std::span<const int32_t> tokens, size_t num_prompt,
+                 std::span<const uint32_t> allowed);
 
  private:
   struct Candidate {
@@ -63,6 +74,8 @@ class Sampler {
   void penalize(const Sampling& sampling, std::span<const int32_t> tokens, size_t num_prompt);
   int32_t draw(std::span<const float> logits, float largest, const Sampling& sampling, double u);
   void keep_top_p(float top_p);
+  // The candidate at which the sum of weights exceeds `weight`.
+  int32_t pick(double weight) const;
   double total_weight() const;
 
   int vocab_size_;

@@ -86,6 +86,58 @@ void test_draws_follow_the_filtered_distribution() {
   }
 }
 
+// A free draw, and where it is refused another one, against the distribution of draws under a mask.
+void test_draws_that_are_refused_and_repeated_follow_the_masked_distribution() {
+  constexpr int kDraws = 20000;
+  const std::vector<float> logits = random_logits(3);
+  std::vector<uint32_t> most(2), few(2);
+  for (int id = 0; id < kVocabSize; ++id) {
+    if (id % 5 != 0) most[id / 32] |= uint32_t{1} << (id % 32);
+    if (id % 17 == 3) few[id / 32] |= uint32_t{1} << (id % 32);
+  }
+  const std::vector<Sampling> samplings = {
+      {.temperature = 1.0f},
+      {.temperature = 2.0f, .logit_bias = {{3, 1.5f}, {10, 4.0f}}},
+      {.temperature = 0.02f},  // the weights of all that may come are too small to be used again
+  };
+  for (const Sampling& sampling : samplings) {
+    for (const std::vector<uint32_t>& allowed : {most, few}) {
+      const auto may_come = [&](int id) { return (allowed[id / 32] >> (id % 32) & 1) != 0; };
+      std::vector<float> biased = logits;
+      for (const auto& [id, bias] : sampling.logit_bias) biased[id] += bias;
+      for (int id = 0; id < kVocabSize; ++id) {
+        if (!may_come(id)) biased[id] = -1e30f;
+      }
+      std::vector<int> counts(kVocabSize);
+      Sampler sampler(kVocabSize);
+      const std::vector<int32_t> tokens(kDraws + 1, 0);
+      for (int i = 1; i <= kDraws; ++i) {
+        const std::span<const int32_t> text(tokens.data(), static_cast<size_t>(i));
+        int32_t id = sampler.sample(logits, sampling, text, i);
+        if (!may_come(id)) id = sampler.redraw(logits, sampling, text, i, allowed);
+        ++counts[id];
+      }
+      for (const auto& [id, p] : distribution(biased, sampling)) {
+        // As above.
+        CHECK(std::fabs(counts[id] - kDraws * p) <= 5.0 * std::sqrt(kDraws * p * (1 - p)) + 1.0);
+        CHECK(may_come(id) || counts[id] == 0);
+      }
+    }
+  }
+}
+
+void test_a_repeated_greedy_draw_is_the_likeliest_that_may_come() {
+  Sampler sampler(kVocabSize);
+  const std::vector<float> logits = random_logits(8);
+  const std::vector<int32_t> tokens = {1};
+  const int32_t best = sampler.sample(logits, {}, tokens, 1);
+  std::vector<uint32_t> allowed(2, ~uint32_t{0});
+  allowed[best / 32] &= ~(uint32_t{1} << (best % 32));
+  const int32_t second = sampler.redraw(logits, {}, tokens, 1, allowed);
+  CHECK_EQ(second, sampler.sample(logits, {}, tokens, 1, allowed));
+  CHECK(second != best);
+}
+
 void test_draws_depend_on_seed_and_position_only() {
   const Sampling first{.temperature = 2.0f, .seed = 1}, second{.temperature = 2.0f, .seed = 2};
   const std::vector<float> logits = random_logits(4);
@@ -188,6 +240,8 @@ void test_sampling_out_of_range_is_refused() {
 int main() {
   autoglm::test_greedy_takes_the_largest_and_the_lowest_id_of_equals();
   autoglm::test_draws_follow_the_filtered_distribution();
+  autoglm::test_draws_that_are_refused_and_repeated_follow_the_masked_distribution();
+  autoglm::test_a_repeated_greedy_draw_is_the_likeliest_that_may_come();
   autoglm::test_draws_depend_on_seed_and_position_only();
   autoglm::test_uniform_numbers_are_fixed_for_all_platforms();
   autoglm::test_penalties_follow_their_definitions();

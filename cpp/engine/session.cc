@@ -18,7 +18,7 @@ Session::Session(std::shared_ptr<Executor> executor, std::shared_ptr<DraftModel>
     : executor_(std::move(executor)),
       clock_(clock),
       kv_(executor_->kv_cache(), executor_->window()),
-      sampler_(executor_->model().config().vocab_size),
+      chooser_(executor_->model().config().vocab_size),
       logits_(executor_->model().config().vocab_size) {
   tokens_.reserve(std::min(executor_->max_tokens(), kReservedTokens) + 1);
   drafters_.push_back(std::make_unique<LookupDrafter>(executor_->step_timer()));
@@ -50,13 +50,6 @@ int Session::append(std::span<const int32_t> ids) {
   return num_reused;
 }
 
-void Session::extend(std::span<const int32_t> ids) {
-  const std::lock_guard lock(mutex_);
-  executor_->check_ids(ids);
-  tokens_.insert(tokens_.end(), ids.begin(), ids.end());
-  num_tokens_ = static_cast<int>(tokens_.size());
-}
-
 int Session::append_locked(std::span<const int32_t> ids) {
   if (ids.empty()) throw Error(kArgumentError, "prefill needs at least one token");
   executor_->check_ids(ids);
@@ -67,6 +60,7 @@ int Session::append_locked(std::span<const int32_t> ids) {
                                        std::to_string(executor_->max_tokens()));
   }
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
+  chooser_.reset();
   const int num_reused = kv_.attach(tokens_, static_cast<int>(num_computed_));
   num_computed_ += num_reused;
   num_prompt_ = tokens_.size();
@@ -79,9 +73,9 @@ void Session::give_up_pending(size_t num_before) {
   num_tokens_ = static_cast<int>(tokens_.size());
 }
 
-void Session::allow(std::vector<uint32_t> allowed) {
+std::shared_ptr<Judge> Session::keep_to(std::shared_ptr<Judge> judge) {
   const std::lock_guard lock(mutex_);
-  allowed_ = std::move(allowed);
+  return chooser_.keep_to(std::move(judge));
 }
 
 std::vector<TokenLogprob> Session::take_logprobs() {
@@ -117,15 +111,38 @@ std::vector<int32_t> Session::decode(int n, const Sampling& sampling, const Chec
 
 bool Session::sample(std::span<const float> logits, const Sampling& sampling,
                      std::vector<int32_t>& ids) {
-  const int32_t id = sampler_.sample(logits, sampling, tokens_, num_prompt_, allowed_);
-  allowed_.clear();
+  Chooser::Step step = Chooser::Step::kAgain;
+  while (step == Chooser::Step::kAgain) {
+    draw(logits, sampling);
+    step = judge(logits, sampling, ids);
+  }
+  return step == Chooser::Step::kChosen && !is_over_;
+}
+
+Chooser::Step Session::judge(std::span<const float> logits, const Sampling& sampling,
+                             std::vector<int32_t>& ids) {
+  const Chooser::Step step = chooser_.judge();
+  is_over_ = false;
+  if (step != Chooser::Step::kChosen) {
+    if (step == Chooser::Step::kLater && logits.data() != logits_.data()) {
+      std::ranges::copy(logits, logits_.data());
+    }
+    return step;
+  }
+  const int32_t id = chooser_.id();
+  const std::span<const int32_t> forced = chooser_.forced();
+  executor_->check_ids(forced);
   if (sampling.num_logprobs >= 0) {
     logprobs_.push_back(token_logprob(logits, id, sampling.num_logprobs));
   }
-  tokens_.push_back(id);
-  ids.push_back(id);
+  for (std::vector<int32_t>* list : {&tokens_, &ids}) {
+    list->push_back(id);
+    list->insert(list->end(), forced.begin(), forced.end());
+  }
   num_tokens_ = static_cast<int>(tokens_.size());
-  return sampling.ignore_eos || std::ranges::find(sampling.eos_ids, id) == sampling.eos_ids.end();
+  is_over_ =
+      chooser_.is_last() || (!sampling.ignore_eos && std::ranges::count(sampling.eos_ids, id) > 0);
+  return step;
 }
 
 bool Session::decode_step(int most_tokens, const Sampling& sampling, std::vector<int32_t>& ids,
@@ -154,7 +171,9 @@ bool Session::decode_step(int most_tokens, const Sampling& sampling, std::vector
     ++num_accepted;
     ++num_computed_;
     is_open = sample({draft_logits_.data() + num_accepted * vocab_size, vocab_size}, sampling, ids);
-  } while (is_open && num_accepted < num_drafted && tokens_.back() == step_ids_[num_accepted + 1]);
+  } while (is_open && num_accepted < num_drafted && num_computed_ + 1 == tokens_.size() &&
+           tokens_.back() == step_ids_[num_accepted + 1]);
+  if (num_computed_ == tokens_.size()) num_scored_ = num_computed_;  // the judge needs more time
   kv_.publish(tokens_, static_cast<int>(num_computed_));
   slide();
   drafter_->record(num_accepted);

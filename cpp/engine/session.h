@@ -9,12 +9,12 @@
 #include <span>
 #include <vector>
 
+#include "engine/chooser.h"
 #include "engine/draft_model.h"
 #include "engine/drafter.h"
 #include "engine/executor.h"
 #include "engine/kv_cache.h"
 #include "engine/logprob.h"
-#include "engine/sampler.h"
 
 namespace autoglm {
 
@@ -36,19 +36,17 @@ class Session {
   // As prefill(), but computes nothing yet: later calls do.
   int append(std::span<const int32_t> ids);
 
-  // Appends tokens that need no choice, as if they had been sampled; later calls compute them.
-  void extend(std::span<const int32_t> ids);
-
-  // Limits the next sampled token to those whose bit is set, as Sampler::sample().
-  void allow(std::vector<uint32_t> allowed);
+  // From now on tokens are chosen that the judge allows; null: all. Returns the judge there was.
+  std::shared_ptr<Judge> keep_to(std::shared_ptr<Judge> judge);
 
   // What was sampled since the last call, when the sampling asked for it.
   std::vector<TokenLogprob> take_logprobs();
 
   // Appends up to `n` sampled tokens and returns them: fewer after one of eos_ids (the last one
   // returned), when the context is full, or when one more step would take longer than `seconds` in
-  // all. The last token is computed when a later call needs it. Throws Error(kContextFullError)
-  // when not even one token fits, otherwise as prefill().
+  // all; with a judge also when it lets nothing follow or does not know yet what may, and more by
+  // what it forces. The last tokens are computed when a later call needs them. Throws
+  // Error(kContextFullError) when not even one token fits, otherwise as prefill(), and the judge's.
   std::vector<int32_t> decode(int n, const Sampling& sampling, const Checkpoint& poll,
                               double seconds = kNoLimit);
 
@@ -77,11 +75,17 @@ class Session {
   void check_interrupt(const Checkpoint& poll);
   void compute_pending(const Checkpoint& poll);
   void slide();
-  // Samples the token after tokens_ and appends it to tokens_ and `ids`; false after one of
-  // eos_ids.
+  // Chooses what follows tokens_ and appends it to tokens_ and `ids`; false when nothing may follow
+  // it or nothing can be chosen yet.
   bool sample(std::span<const float> logits, const Sampling& sampling, std::vector<int32_t>& ids);
+  // Step by step: draws, then asks the judge; the last one is kAgain when both are to be repeated.
+  void draw(std::span<const float> logits, const Sampling& sampling) {
+    chooser_.draw(logits, sampling, tokens_, num_prompt_);
+  }
+  Chooser::Step judge(std::span<const float> logits, const Sampling& sampling,
+                      std::vector<int32_t>& ids);
   // Computes the last token and a draft of what follows it, and samples until the draft is wrong.
-  // At most `most_tokens`; false after one of eos_ids.
+  // At most `most_tokens`; false as sample().
   bool decode_step(int most_tokens, const Sampling& sampling, std::vector<int32_t>& ids,
                    const Checkpoint& poll);
   // The first drafter's that has one; empty when none has.
@@ -93,7 +97,7 @@ class Session {
   Clock clock_;
   std::mutex mutex_;  // guards what follows, except the atomics
   KvSequence kv_;
-  Sampler sampler_;
+  Chooser chooser_;
   std::vector<int32_t> tokens_;
   size_t num_computed_ = 0;            // leading tokens whose KV exists
   size_t num_prompt_ = 0;              // tokens up to the end of the last prefill
@@ -101,7 +105,7 @@ class Session {
   AlignedBuffer<float> logits_;        // of the last token
   AlignedBuffer<float> draft_logits_;  // of a step, once there was a draft
   std::vector<int32_t> step_ids_;      // the last token and the draft
-  std::vector<uint32_t> allowed_;      // of the next token; empty: all
+  bool is_over_ = false;               // nothing may follow the last token that was sampled
   std::vector<TokenLogprob> logprobs_;
   std::vector<std::unique_ptr<Drafter>> drafters_;  // the one to ask first first
   Drafter* drafter_ = nullptr;                      // of the last draft

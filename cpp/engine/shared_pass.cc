@@ -16,7 +16,7 @@ SharedPass::SharedPass(Executor& executor, std::span<const PassItem> items, Cloc
     if (&item.session->executor() != &executor) {
       throw Error(kArgumentError, "a session belongs to another executor");
     }
-    if (item.most_tokens < 1 || item.most_ids < 0) {
+    if (item.most_tokens < 1 || item.most_ids < 1) {
       throw Error(kArgumentError, "a session needs at least one token of a pass");
     }
     validate_sampling(item.sampling, executor.model().config().vocab_size);
@@ -54,15 +54,14 @@ void SharedPass::run_alone(double seconds, const Checkpoint& poll) {
   const PassItem& item = items_[0];
   Session& session = *item.session;
   const size_t num_pending = session.tokens_.size() - session.num_computed_;
-  if (num_pending > static_cast<size_t>(item.most_tokens) || item.most_ids == 0) {
+  if (num_pending > static_cast<size_t>(item.most_tokens)) {
     const Checkpoint checkpoint = [&] { session.check_interrupt(poll); };
     guard(0, [&] { run_together(seconds, checkpoint); });
     return;
   }
   guard(0, [&] {
     outcomes_[0].ids = session.decode(item.most_ids, item.sampling, poll, seconds);
-    outcomes_[0].is_ended = !item.sampling.ignore_eos && !outcomes_[0].ids.empty() &&
-                            std::ranges::count(item.sampling.eos_ids, outcomes_[0].ids.back()) > 0;
+    outcomes_[0].is_ended = session.is_over_;
   });
 }
 
@@ -163,37 +162,58 @@ void SharedPass::complete(std::span<const Part> parts) {
 }
 
 void SharedPass::sample(std::span<const Part> parts) {
-  std::vector<std::pair<int, const float*>> last;  // item and logits
+  rows_.clear();
   const size_t vocab_size = executor_.model().config().vocab_size;
   const float* next = logits_.data();
   for (const Part& part : parts) {
     if (!part.is_last) continue;
-    const Session& session = *items_[part.item].session;
-    last.emplace_back(part.item, part.num_tokens > 0 ? next : session.logits_.data());
+    Session& session = *items_[part.item].session;
+    const float* logits = part.num_tokens > 0 ? next : session.logits_.data();
+    rows_.push_back({part.item, {logits, vocab_size}});
     if (part.num_tokens > 0) next += vocab_size;
-  }
-  executor_.parallel_for(static_cast<int64_t>(last.size()), [&](int i) {
-    const auto [index, logits] = last[i];
-    const PassItem& item = items_[index];
-    Session& session = *item.session;
-    PassOutcome& outcome = outcomes_[index];
-    if (logits != session.logits_.data() && item.most_ids == 0) {
-      std::copy_n(logits, vocab_size, session.logits_.data());
-    }
     session.num_scored_ = session.tokens_.size();
-    if (static_cast<int>(outcome.ids.size()) == item.most_ids) return;
-    guard(index, [&] {
-      outcome.is_ended = !session.sample({logits, vocab_size}, item.sampling, outcome.ids);
-    });
-    if (outcome.error) session.num_scored_ = 0;
+  }
+  while (!rows_.empty()) choose();
+}
+
+// Draws are shared between the threads; judges are asked by this one.
+void SharedPass::choose() {
+  executor_.parallel_for(static_cast<int64_t>(rows_.size()), [&](int i) {
+    const PassItem& item = items_[rows_[i].item];
+    guard(rows_[i].item, [&] { item.session->draw(rows_[i].logits, item.sampling); });
   });
+  const auto judge = [&] {
+    for (Row& row : rows_) {
+      const PassItem& item = items_[row.item];
+      PassOutcome& outcome = outcomes_[row.item];
+      row.step = Chooser::Step::kChosen;
+      if (!outcome.error) {
+        guard(row.item, [&] {
+          row.step = item.session->judge(row.logits, item.sampling, outcome.ids);
+          outcome.is_ended = item.session->is_over_;
+        });
+      }
+      if (outcome.error) item.session->num_scored_ = 0;
+    }
+  };
+  const auto bound = std::ranges::find_if(
+      rows_, [&](const Row& row) { return items_[row.item].session->chooser_.has_judge(); });
+  if (bound == rows_.end()) {
+    judge();
+  } else {
+    items_[bound->item].session->chooser_.ask(judge);
+  }
+  std::erase_if(rows_, [](const Row& row) { return row.step != Chooser::Step::kAgain; });
 }
 
 bool SharedPass::may_go_on() const {
+  constexpr size_t kMostForced = 4;  // tokens that a decoding session computes at once
   for (size_t i = 0; i < items_.size(); ++i) {
     const PassOutcome& outcome = outcomes_[i];
     const Session& session = *items_[i].session;
-    if (outcome.error || outcome.is_ended || session.tokens_.size() - session.num_computed_ > 1 ||
+    const size_t num_pending = session.tokens_.size() - session.num_computed_;
+    if (outcome.error || outcome.is_ended || num_pending == 0 ||
+        num_pending > std::min<size_t>(items_[i].most_tokens, kMostForced) ||
         static_cast<int>(outcome.ids.size()) >= items_[i].most_ids) {
       return false;
     }

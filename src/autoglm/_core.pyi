@@ -415,7 +415,7 @@ class Executor:
 
     def run_passes(self, items: Sequence[tuple[Session, Sampling, int, int]], seconds: float = float('inf')) -> list[tuple[list[int], int, bool, int, str]]:
         """
-        Forward passes that sessions share. items: (session, sampling, most tokens to compute, most ids to sample); returns for each (ids, tokens without KV, whether an end token came, error code or 0, message).
+        Forward passes that sessions share. items: (session, sampling, most tokens to compute, most ids to sample); returns for each (ids, tokens without KV, whether the answer ended, error code or 0, message).
         """
 
     @property
@@ -456,13 +456,8 @@ class Session:
     def append(self, ids: Sequence[int]) -> int:
         """As prefill, but computes nothing yet: run_passes does."""
 
-    def extend(self, ids: Sequence[int]) -> None:
-        """Appends tokens that need no choice, as if they had been sampled."""
-
-    def allow(self, mask: object) -> None:
-        """
-        Limits the next sampled token to the set bits of a buffer of 32-bit words.
-        """
+    def keep_to(self, constraint: object) -> None:
+        """Asks a Constraint about every token from now on."""
 
     def take_logprobs(self) -> list[tuple[int, float, list[tuple[int, float]]]]:
         """

@@ -111,6 +111,7 @@ _CORE_CLASSES: dict[int, type[AutoGLMError]] = {
     4: ResourceError,
     5: CancelledError,
     6: StorageError,
+    7: OutputFormatError,
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.fakes import ask, text_of
 
 from autoglm import AutoGLMClient
+from autoglm.engine.base import ALLOWED, LAST
 from autoglm.engine.grammar import MAX_SOURCE_CHARS, check_grammar
 from autoglm.engine.model import load_model
 from autoglm.errors import GrammarError
@@ -80,6 +81,40 @@ def test_a_text_of_a_format_is_led_to_its_end(engine, name) -> None:
     chunks = list(engine.stream(ask("Now.", sampling=sampling, schema=schema, max_tokens=500)))
     assert chunks[-1].finish_reason == "stop"
     assert len(json.loads(text_of(chunks))["a"]) > 1
+
+
+def test_a_token_may_come_exactly_where_a_mask_says_so(engine) -> None:
+    """Free draws that are looked at and masked ones are then distributed alike."""
+    compiler = engine._grammars
+    num_refused = 0
+    for seed in range(12):
+        rng = random.Random(seed)
+        grammar = Grammar("schema", json.dumps(random_schema(rng)))
+        constraint = compiler.start(grammar, 900, may_force=True)
+        says = ALLOWED
+        for _ in range(15):
+            if says & LAST:
+                break
+            mask = constraint.mask()
+            assert mask is not None
+            allowed = [token for token in range(8 * len(mask)) if mask[token // 8] >> token % 8 & 1]
+            for token in rng.sample(range(8 * len(mask)), 300):
+                if token not in allowed:
+                    assert constraint.take(token) == 0
+                    num_refused += 1
+            says = constraint.take(rng.choice(allowed))
+            assert says & ALLOWED
+    assert num_refused > 10_000
+
+
+def test_every_token_of_a_form_has_its_logprob(engine) -> None:
+    sampling = SamplingParams(temperature=1, seed=2, num_logprobs=2)
+    schema = {"type": "object", "properties": {"long_name": {"type": "integer"}}}
+    schema |= {"required": ["long_name"], "additionalProperties": False}
+    chunks = list(engine.stream(ask("Make one up.", sampling=sampling, schema=schema)))
+    ids = [token for chunk in chunks for token in chunk.token_ids]
+    assert [one.token for chunk in chunks for one in chunk.logprobs] == ids
+    assert len(ids) > 5
 
 
 def test_regex_and_choice_are_kept(engine) -> None:

@@ -52,22 +52,25 @@ class WindowedEngine(Engine, Protocol):
         """The most tokens the answer may have: the request's limit, or the engine's."""
 
 
+# What `Constraint.take` says of a token, as a sum; the core knows these numbers too.
+ALLOWED = 1
+LAST = 2  # no token may follow
+BOUND = 4  # the next one has to be drawn under a mask
+FORCED = 8  # tokens must follow
+FAILED = 16
+
+
 class Constraint(Protocol):
-    """Says which tokens may come next in an answer of a given form."""
+    """Says which tokens may come next in an answer of a given form. Asked by one thread."""
 
-    is_complete: bool
+    def take(self, token: int) -> int:
+        """Take a token if it may come; 0 if not, and nothing has changed."""
 
-    def mask(self, timeout_s: float) -> bytes | None:
-        """A bit for every token that may come next; None while that is not known.
+    def forced(self) -> list[int]:
+        """What must follow the token that was taken last, and is taken with it."""
 
-        Raises OutputFormatError.
-        """
-
-    def push(self, token: int) -> list[int]:
-        """Take the token that was chosen; returns those that must follow.
-
-        Raises OutputFormatError.
-        """
+    def mask(self) -> bytes | None:
+        """A bit for every token that may come next; None while that is not known, b"" never."""
 
 
 class TokenSession(Protocol):
@@ -80,17 +83,8 @@ class TokenSession(Protocol):
     def num_pending(self) -> int:
         """How many tokens have to be read before the next one can be chosen."""
 
-    def allow(self, mask: bytes) -> None:
-        """Limit the next token that a pass chooses to those whose bit is set."""
-
-    def choose(self, mask: bytes) -> tuple[int, bool]:
-        """Choose the next token among those whose bit is set, once all tokens are read.
-
-        Returns whether it is an end token too.
-        """
-
-    def extend(self, ids: list[int]) -> None:
-        """Take tokens that need no choice, to be read by passes."""
+    def keep_to(self, constraint: Constraint) -> None:
+        """Ask it about every token that is chosen."""
 
     def take_logprobs(self) -> list[Logprob]:
         """Of the tokens since the last call, when the sampling asked for them."""
@@ -110,8 +104,7 @@ class TokenSession(Protocol):
 SessionT = TypeVar("SessionT", bound=TokenSession)
 
 
-# Parts and outcomes are made for every token of a constrained answer: frozen they cost 1 us each.
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Part(Generic[SessionT]):
     """What a session takes of a pass: tokens to read and, once all are read, to choose."""
 
@@ -120,9 +113,9 @@ class Part(Generic[SessionT]):
     most_ids: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PassOutcome:
-    """What a session got: new tokens, up to and with an end token, and its own error."""
+    """What a session got: new tokens, up to and with the last one, and its own error."""
 
     ids: list[int]
     num_pending: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from autoglm.engine.base import Part, PassOutcome
+from autoglm.engine.base import FORCED, LAST, Constraint, Part, PassOutcome
 from autoglm.errors import CancelledError
 from autoglm.types import Cancellation, Logprob, SamplingParams
 
@@ -56,7 +56,7 @@ class FakeSession:
         self._prompt: list[int] = []
         self._answer: list[int] = []
         self._position = 0
-        self._allowed = b""
+        self._constraint: Constraint | None = None
         self._is_cancelled = threading.Event()
         self.num_pending = 0
         self.num_drafted = 0
@@ -68,17 +68,9 @@ class FakeSession:
         self.num_pending = len(self._prompt)
         return 0
 
-    def allow(self, mask: bytes) -> None:
+    def keep_to(self, constraint: Constraint) -> None:
         """The next token is the lowest that may come."""
-        self._allowed = mask
-
-    def choose(self, mask: bytes) -> tuple[int, bool]:
-        """The lowest token that may come."""
-        return _lowest(mask), False
-
-    def extend(self, ids: list[int]) -> None:
-        """Tokens that are forced."""
-        self._prompt += ids
+        self._constraint = constraint
 
     def take_logprobs(self) -> list[Logprob]:
         """A fake knows none."""
@@ -91,10 +83,8 @@ class FakeSession:
         if self.num_pending > part.most_tokens:
             self.num_pending -= part.most_tokens
             return PassOutcome([], self.num_pending, False)
-        if self._allowed and part.most_ids:
-            token, self._allowed = _lowest(self._allowed), b""
-            self.num_pending = 1
-            return PassOutcome([token], 1, False)
+        if self._constraint is not None:
+            return self._bound_step(self._constraint)
         if not self._answer:
             self._model.prompts.append(self._prompt)
             self._answer = list(self._continuation(self._prompt, self._sampling))
@@ -105,6 +95,16 @@ class FakeSession:
         tokens = self._answer[self._position : stop]
         self._position = stop
         return PassOutcome(tokens, self.num_pending, False)
+
+    def _bound_step(self, constraint: Constraint) -> PassOutcome:
+        mask = constraint.mask()
+        if mask is None:
+            return PassOutcome([], 0, False)
+        ids = [_lowest(mask)]
+        says = constraint.take(ids[0])
+        if says & FORCED:
+            ids += constraint.forced()
+        return PassOutcome(ids, len(ids), bool(says & LAST))
 
     def cancel(self) -> None:
         """Make running and later calls raise CancelledError."""

@@ -1,7 +1,7 @@
 """Answers of a given form: which tokens may come next, by llguidance.
 
-Grammars are compiled in the thread of their request and bounded before; masks are computed in a
-thread of their own while the model computes the logits they apply to.
+Grammars are compiled in the thread of their request and bounded before. Most tokens are drawn
+freely and only looked at; masks that take long are computed in a thread of their own.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from autoglm.engine.base import ALLOWED, BOUND, FAILED, FORCED, LAST
 from autoglm.engine.tools import VALUE_CLOSE
-from autoglm.errors import GrammarError, OutputFormatError, require
+from autoglm.errors import GrammarError, require
 from autoglm.types import Grammar, GrammarKind
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ MAX_REMEMBERED = 32
 CLOSING_TOKENS = {"schema": 256, "tools": 256, "regex": 32, "choice": 32, "lark": 32, "mixed": 0}
 # A mask that takes no longer is computed at once: another thread would cost more.
 QUICK_MASK_S = 0.0002
+# Others do not wait longer for the mask of one sequence.
+MASK_PATIENCE_S = 0.02
 # One form for all, so that a model cannot lose itself in white space.
 JSON_STYLE: JsonCompileOptions = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
 }
-# Where more bytes of a mask have a token, none is forced; asking would cost as much as a mask.
-MOST_FORCED = 64
 _REPETITION = re.compile(r"\{\s*([0-9]*)\s*,?\s*([0-9]*)\s*\}")
 _COUNTS = frozenset(
     ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
@@ -56,7 +57,7 @@ MAX_SAME_CLOSER = 8
 
 
 class Constraint:
-    """The state of one answer. Not safe to use from several threads, but for its own worker."""
+    """The state of one answer, see autoglm.engine.base. Passes ask it, one at a time."""
 
     def __init__(
         self,
@@ -66,68 +67,77 @@ class Constraint:
         *,
         num_tokens: int,
         kind: GrammarKind,
+        may_force: bool,
     ) -> None:
+        """At most `num_tokens` come; with `may_force` those that can only be one follow unasked."""
         self._matcher = matcher
         self._closers = closers
         self._worker = worker
         self._num_left = num_tokens
+        self._may_force = may_force
         self._closing_at = min(CLOSING_TOKENS[kind], num_tokens // 2)
         self._way_out: Sequence[int] = closers.way_out if kind == "tools" else ()
         self._script: list[int] = []
         self._closer, self._num_same = -1, 0
         self._used_parts: list[int] = []
+        self._forced: list[int] = []
         self._usual_s = 0.0
-        self.is_complete = False
-        self._next: Future[bytes] | bytes = worker.submit(self._compute)
+        self._mask: Future[bytes] | bytes | None = worker.submit(self._compute)
 
-    def mask(self, timeout_s: float) -> bytes | None:
-        """A bit for every token that may come next; None while that is not known.
-
-        Raises OutputFormatError.
-        """
-        if isinstance(self._next, bytes):
-            return self._next
-        try:
-            return self._next.result(timeout_s)
-        except TimeoutError:
-            return None
-
-    def push(self, token: int) -> list[int]:
-        """Take the token that was chosen; returns those that must follow.
-
-        Sets `is_complete` when none may. Raises OutputFormatError.
-        """
+    def take(self, token: int) -> int:
+        """Take a token if it may come, and with it what must follow."""
         matcher = self._matcher
-        matcher.consume_token(token)
-        self._check()
+        # Models may have more rows than their tokenizer has tokens.
+        if token >= self._closers.vocab_size or not matcher.try_consume_tokens([token]):
+            return FAILED if matcher.is_error() else 0
+        self._num_left -= 1
+        self._mask = None
+        if self._may_force and (forced := matcher.compute_ff_tokens()):
+            return self._take_forced(forced)
+        return self._state()
+
+    def forced(self) -> list[int]:
+        """What followed the last token."""
+        return self._forced
+
+    def mask(self) -> bytes | None:
+        """A bit for every token that may come next; None while it takes too long, b"" for ever."""
+        if self._mask is None:
+            self._ask_for_mask()
+        if isinstance(self._mask, Future):
+            try:
+                self._mask = self._mask.result(MASK_PATIENCE_S)
+            except TimeoutError:
+                return None
+        return self._mask
+
+    def _take_forced(self, forced: list[int]) -> int:
+        """Those that fit. Only the answer's bound leaves any out, and then nothing follows."""
+        self._forced = forced[: self._num_left]
+        if not self._matcher.consume_tokens(self._forced):
+            return FAILED
+        self._num_left -= len(self._forced)
+        return self._state() | (FORCED if self._forced else 0)
+
+    def _state(self) -> int:
+        """What may come after the tokens so far."""
+        if self._matcher.is_stopped():
+            return FAILED if self._matcher.is_error() else ALLOWED | LAST
+        if self._num_left > self._closing_at:
+            return ALLOWED
+        if self._usual_s >= QUICK_MASK_S:
+            self._ask_for_mask()
+        return ALLOWED | BOUND
+
+    def _ask_for_mask(self) -> None:
         is_quick = self._usual_s < QUICK_MASK_S
-        self.is_complete = matcher.is_stopped()
-        mask = self._allowed() if is_quick and not self.is_complete else b""
-        forced: list[int] = []
-        if mask.count(0) >= len(mask) - MOST_FORCED:
-            forced = matcher.compute_ff_tokens()
-        if forced:
-            matcher.consume_tokens(forced)
-            self._check()
-            self.is_complete, mask = matcher.is_stopped(), b""
-        self._num_left -= 1 + len(forced)
-        if not self.is_complete:
-            if mask:
-                self._next = self._led(mask)
-            else:
-                self._next = self._compute() if is_quick else self._worker.submit(self._compute)
-        return forced
+        self._mask = self._compute() if is_quick else self._worker.submit(self._compute)
 
     def _compute(self) -> bytes:
-        return self._led(self._allowed())
-
-    def _allowed(self) -> bytes:
-        """What the grammar lets come next."""
         start = time.perf_counter()
         mask = self._matcher.compute_bitmask()
         self._usual_s = (self._usual_s + time.perf_counter() - start) / 2
-        self._check()
-        return mask
+        return b"" if self._matcher.is_error() else self._led(mask)
 
     def _led(self, mask: bytes) -> bytes:
         """The mask, or when the answer nears its bound what leads it to its end."""
@@ -153,16 +163,12 @@ class Constraint:
         self._closer = token
         return _only(token, len(mask))
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            message = "the answer cannot keep to its grammar; a simpler one may help"
-            raise OutputFormatError(message)
-
 
 class _Closers:
     """Tokens that bring a JSON text to its end."""
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
+        self.vocab_size = tokenizer.vocab_size
         self._ends: Sequence[int] = tokenizer.eos_tokens
         self._closers = _single_tokens(tokenizer, _CLOSERS)
         self.last_parts = _single_tokens(tokenizer, _LAST_PARTS)
@@ -199,8 +205,8 @@ class GrammarCompiler:
         self._matchers: OrderedDict[Grammar, LLMatcher] = OrderedDict()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="autoglm-masks")
 
-    def start(self, grammar: Grammar, num_tokens: int) -> Constraint:
-        """The state of a new answer of at most `num_tokens`.
+    def start(self, grammar: Grammar, num_tokens: int, *, may_force: bool) -> Constraint:
+        """The state of a new answer of at most `num_tokens`, see Constraint.
 
         Raises GrammarError for a grammar that cannot be used, MissingExtraError.
         """
@@ -222,6 +228,7 @@ class GrammarCompiler:
             self._worker,
             num_tokens=num_tokens,
             kind=grammar.kind,
+            may_force=may_force,
         )
 
     def _opened(self) -> tuple[LLTokenizer, _Closers]:

@@ -129,11 +129,14 @@ class LocalEngine:
         """The chunks of the answer; the session and its part of the cache end with it."""
         constraint = self._constraint(request, num_tokens)
         session = self._model.session(request.sampling)
+        if constraint is not None:
+            session.keep_to(constraint)
         with request.cancellation.attached(session.cancel):
             if self._restore is not None:
                 self._restore(ids)
             answer.num_cached = session.append(ids)
-            with closing(self._scheduler.run(session, num_tokens, constraint)) as batches:
+            work = self._scheduler.run(session, num_tokens, has_form=constraint is not None)
+            with closing(work) as batches:
                 for batch in batches:
                     if request.cancellation.is_cancelled:
                         return "cancelled"
@@ -149,7 +152,11 @@ class LocalEngine:
             grammar = self._tool_grammar(request)
         if request.schema is not None and is_available():
             grammar = Grammar("schema", json.dumps(request.schema))
-        return None if grammar is None else self._grammars.start(grammar, num_tokens)
+        if grammar is None:
+            return None
+        # Nothing is known of how likely a forced token was.
+        may_force = request.sampling.num_logprobs is None
+        return self._grammars.start(grammar, num_tokens, may_force=may_force)
 
     def _tool_grammar(self, request: Request) -> Grammar:
         """What keeps calls in the model's own form."""

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, SupportsIndex
 
 from autoglm.config import EXACT, FAST, PRECISIONS
-from autoglm.engine.base import Part, PassOutcome
+from autoglm.engine.base import Constraint, Part, PassOutcome
 from autoglm.engine.native_pages import NativePages
 from autoglm.engine.precision import kv_dtype
 from autoglm.errors import (
@@ -254,21 +254,9 @@ class NativeSession:
         self.num_pending = len(ids) - num_cached
         return num_cached
 
-    def allow(self, mask: bytes) -> None:
-        """Limit the next token that a pass chooses to those whose bit is set."""
-        self.core.allow(mask)
-
-    def choose(self, mask: bytes) -> tuple[int, bool]:
-        """Choose the next token among those whose bit is set; and whether it is an end token."""
-        with translate_core_errors():
-            self.core.allow(mask)
-            token = self.core.decode(1, self.sampling)[0]
-        return token, not self.sampling.ignore_eos and token in self.sampling.eos_ids
-
-    def extend(self, ids: list[int]) -> None:
-        """Take tokens that need no choice, to be read by passes."""
-        with translate_core_errors():
-            self.core.extend(ids)
+    def keep_to(self, constraint: Constraint) -> None:
+        """Ask it about every token that is chosen."""
+        self.core.keep_to(constraint)
 
     def take_logprobs(self) -> list[Logprob]:
         """Of the tokens since the last call, when the sampling asked for them."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoglm.engine.base import Constraint, Part, PassOutcome, TokenModel, TokenSession
+from autoglm.engine.base import Part, PassOutcome, TokenModel, TokenSession
 from autoglm.errors import AutoGLMError, CancelledError
 from autoglm.types import Logprob
 
@@ -27,18 +27,16 @@ MIN_BUSY_TOKENS = 16
 OLDEST_EVERY = 4
 # A reader that has so many batches waiting is not decoded for any further.
 MAX_UNREAD = 4
-# Forced tokens of a sequence that are read in a pass that follows at once.
-MAX_FORCED = 4
+# Tokens that a sequence of a given form reads in a pass beside others: forced ones come together.
+MOST_FORCED = 4
 # A first token is to be seen before the next pass takes all processors again.
 FIRST_LOOK_S = 0.0008
-# Others do not wait longer for the mask of one sequence.
-MASK_PATIENCE_S = 0.02
 _MEMORY = 0.7  # of the moving average
 
 
 @dataclass(slots=True)
 class Batch:
-    """New tokens of one sequence; `is_ended` by an end token, which is the last of them."""
+    """New tokens of one sequence; `is_ended` when the last of them ends the answer."""
 
     ids: list[int]
     logprobs: list[Logprob]
@@ -51,10 +49,9 @@ class _Job:
     num_pending: int
     num_left: int
     news: threading.Condition
-    constraint: Constraint | None = None
+    most_tokens: int  # to read at once while it decodes
     unread: deque[Batch] = field(default_factory=deque)
     has_begun: bool = False
-    is_bound: bool = False  # its session has the mask of the next token
     is_running: bool = False
     is_done: bool = False
     error: AutoGLMError | None = None
@@ -64,13 +61,12 @@ class _Job:
         return not self.is_done and len(self.unread) < MAX_UNREAD
 
     @property
-    def most_ids(self) -> int:
-        """The first token comes alone, to be seen soon; so does a constrained one.
+    def is_decoding(self) -> bool:
+        return self.num_pending <= self.most_tokens
 
-        Whose mask is not known yet is chosen after the pass.
-        """
-        if self.constraint is not None:
-            return int(self.is_bound)
+    @property
+    def most_ids(self) -> int:
+        """The first token comes alone, to be seen soon."""
         return min(self.num_left, MAX_STEP_TOKENS) if self.has_begun else 1
 
 
@@ -95,18 +91,19 @@ class Scheduler:
         return len(self._jobs)
 
     def run(
-        self, session: TokenSession, num_tokens: int, constraint: Constraint | None = None
+        self, session: TokenSession, num_tokens: int, *, has_form: bool = False
     ) -> Generator[Batch, None, None]:
         """Yield the next `num_tokens` tokens of a session to which the prompt was appended.
 
-        With a `constraint` only tokens that it allows are chosen.
+        `has_form` when it keeps to a constraint, which may force tokens.
 
         Ends early at an end token, or when the context is full. Raises CancelledError when the
         session was cancelled, and what computing raises. The session is no longer used once the
         generator has ended or was closed.
         """
         news = threading.Condition(self._lock)
-        job = _Job(session, session.num_pending, num_tokens, news, constraint)
+        most_tokens = MOST_FORCED if has_form else 1
+        job = _Job(session, session.num_pending, num_tokens, news, most_tokens)
         with self._lock:
             self._jobs.append(job)
             self._wake()
@@ -156,16 +153,9 @@ class Scheduler:
             for job in jobs:
                 job.is_running = True
         start = self._clock()
-        outcomes, error = self._compute(jobs, parts)
-        seconds = self._clock() - start
-        while error is None and seconds < STEP_S and _may_go_on(jobs, outcomes):
-            again = [_part(*pair) for pair in zip(jobs, outcomes, strict=True)]
-            more, error = self._compute(jobs, again, outcomes)
-            again.clear()
-            outcomes = [_joined(*pair) for pair in zip(outcomes, more, strict=False)]
-            seconds = self._clock() - start
+        outcomes, error = self._compute(parts)
         with self._lock:
-            self._learn(parts, seconds)
+            self._learn(parts, self._clock() - start)
             is_first = len(self._jobs) == 1 and not jobs[0].has_begun
             _deliver(jobs, outcomes, error)
             is_first = is_first and jobs[0].has_begun and not jobs[0].is_done
@@ -176,29 +166,24 @@ class Scheduler:
             time.sleep(FIRST_LOOK_S)
         return True
 
-    def _compute(
-        self, jobs: list[_Job], parts: list[Part[Any]], before: Sequence[PassOutcome] = ()
-    ) -> tuple[list[PassOutcome], AutoGLMError | None]:
-        """One native call, and the tokens of constrained sequences; `before` it others had some."""
+    def _compute(self, parts: list[Part[Any]]) -> tuple[list[PassOutcome], AutoGLMError | None]:
         try:
-            outcomes = self._model.run_passes(parts, STEP_S)
+            return self._model.run_passes(parts, STEP_S), None
         except Exception as err:  # whoever waits must hear of it
             return [], _as_ours(err)
-        counts = [len(outcome.ids) for outcome in before] or [0] * len(jobs)
-        chosen = map(_constrained, jobs, outcomes, counts)
-        return list(chosen), None
 
     def _choose(self) -> tuple[list[_Job], list[Part[Any]]]:
         ready = [job for job in self._jobs if job.is_ready]
-        jobs = [job for job in ready if job.num_pending <= 1]
-        jobs = jobs[: self._model.max_pass_tokens]
-        for job in jobs:
-            _bind(job)
-        parts = [Part(job.session, 1, job.most_ids) for job in jobs]
-        room = self._model.max_pass_tokens - len(jobs)
+        room = self._model.max_pass_tokens
+        jobs = []
+        for job in ready:
+            if job.is_decoding and room >= job.most_tokens:
+                room -= job.most_tokens
+                jobs.append(job)
+        parts = [Part(job.session, job.most_tokens, job.most_ids) for job in jobs]
         if jobs:
             room = min(room, max(MIN_BUSY_TOKENS, int(BUSY_PASS_S / self._row_s)))
-        reading = [job for job in ready if job.num_pending > 1]
+        reading = [job for job in ready if not job.is_decoding]
         self._num_passes += 1
         if self._num_passes % OLDEST_EVERY:
             reading.sort(key=lambda job: job.num_pending)
@@ -207,14 +192,13 @@ class Scheduler:
                 break
             num_tokens = min(job.num_pending, room)
             room -= num_tokens
-            _bind(job)
             jobs.append(job)
             parts.append(Part(job.session, num_tokens, job.most_ids))
         return jobs, parts
 
     def _learn(self, parts: list[Part[Any]], seconds: float) -> None:
         num_rows = sum(part.most_tokens for part in parts)
-        if num_rows >= MIN_BUSY_TOKENS and any(part.most_tokens > 1 for part in parts):
+        if num_rows >= MIN_BUSY_TOKENS and any(part.most_tokens > MOST_FORCED for part in parts):
             self._row_s = _MEMORY * self._row_s + (1 - _MEMORY) * seconds / num_rows
 
 
@@ -225,69 +209,6 @@ def _as_ours(err: Exception) -> AutoGLMError:
     failure = AutoGLMError(f"internal error ({type(err).__name__}) in a pass")
     failure.__cause__ = err
     return failure
-
-
-def _may_go_on(jobs: list[_Job], outcomes: list[PassOutcome]) -> bool:
-    """Whether another pass can follow at once, without a word to the readers.
-
-    The core repeats passes by itself, but not where a token must be chosen from a mask.
-    """
-    return any(job.constraint for job in jobs) and all(
-        job.has_begun
-        and outcome.ids
-        and outcome.error is None
-        and not outcome.is_ended
-        and len(outcome.ids) < min(job.num_left, MAX_STEP_TOKENS)
-        and outcome.num_pending <= MAX_FORCED
-        for job, outcome in zip(jobs, outcomes, strict=True)
-    )
-
-
-def _bind(job: _Job) -> None:
-    """Hand over the mask of the next token if it is known: then the pass itself chooses."""
-    if job.constraint is None:
-        return
-    try:
-        mask = job.constraint.mask(0.0)
-    except Exception:  # it is raised again when the token must be chosen
-        mask = None
-    job.is_bound = mask is not None
-    if mask is not None:
-        job.session.allow(mask)
-
-
-def _part(job: _Job, outcome: PassOutcome) -> Part[Any]:
-    _bind(job)
-    most_ids = 1 if job.constraint is None or job.is_bound else 0
-    return Part(job.session, max(1, outcome.num_pending), most_ids)
-
-
-def _joined(first: PassOutcome, second: PassOutcome) -> PassOutcome:
-    ids = first.ids + second.ids
-    return PassOutcome(ids, second.num_pending, second.is_ended, second.error)
-
-
-def _constrained(job: _Job, outcome: PassOutcome, num_before: int) -> PassOutcome:
-    """Tell the constraint of the token that the pass chose, or choose one when it could not."""
-    constraint = job.constraint
-    if constraint is None or outcome.error is not None:
-        return outcome
-    try:
-        if outcome.ids:
-            token, is_ended = outcome.ids[0], outcome.is_ended
-        else:
-            mask = None if outcome.num_pending > 0 else constraint.mask(MASK_PATIENCE_S)
-            if mask is None:
-                return outcome  # it is still read, or its logits wait for the next round
-            token, is_ended = job.session.choose(mask)
-        forced = [] if is_ended else constraint.push(token)
-        ids = [token, *forced][: job.num_left - num_before]
-        if len(ids) > 1:
-            job.session.extend(ids[1:])
-    except Exception as err:  # of this sequence alone
-        return PassOutcome([], 0, False, _as_ours(err))
-    is_whole = len(ids) > len(forced)
-    return PassOutcome(ids, len(ids), is_ended or (constraint.is_complete and is_whole))
 
 
 def _deliver(jobs: list[_Job], outcomes: list[PassOutcome], error: AutoGLMError | None) -> None:
