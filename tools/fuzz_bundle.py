@@ -55,7 +55,10 @@ MODELS: tuple[tuple[str, WeightFormat, dict[str, object]], ...] = (
     ("Glm4MoeForCausalLM", "int4", MIXTURE),
     ("Glm4MoeForCausalLM", "bf16", {**MIXTURE, "use_qk_norm": True}),
     ("Qwen3ForCausalLM", "int4", {"tie_word_embeddings": True}),
+    ("Qwen2ForCausalLM", "half8", {}),
+    ("LlamaForCausalLM", "sparse8", {}),
 )
+STORED: dict[WeightFormat, int] = {"half8": 2, "sparse8": 5}  # one of so many weights
 WEIGHTS = "model.safetensors"
 PIECES = (b"0", b"-1", b"1e999", b"null", b"true", b'""', b"[]", b"{}", b'"\\ud800"', b"[", b"]")
 MARKS = (b"{", b"}", b",", b":", b'"', b"\\", b"\x00", b"\xff")
@@ -63,8 +66,10 @@ NUMBERS = (0, 1, 2, 3, 7, 16, 64, 2**16, 2**31 - 1, 2**31, 2**32, 2**63, 2**64 -
 NOT_FINITE = (math.nan, math.inf, -math.inf, 3e38, -0.0, 1e-40)
 
 
-def write_checkpoint(path: Path, config: dict[str, object], rng: random.Random) -> None:
-    """A checkpoint with the tensors that the configuration needs, filled at random."""
+def write_checkpoint(
+    path: Path, config: dict[str, object], rng: random.Random, *, one_of: int = 1
+) -> None:
+    """A checkpoint with the tensors that the configuration needs, one of so many values random."""
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     byte_tokenizer().save(str(path / "tokenizer.json"))
@@ -74,7 +79,8 @@ def write_checkpoint(path: Path, config: dict[str, object], rng: random.Random) 
         shapes |= {rows.source: rows.source_shape for pieces in stacks for rows in pieces}
     header, data = {}, b""
     for name, shape in shapes.items():
-        values = [rng.uniform(-0.3, 0.3) for _ in range(math.prod(shape))]
+        count = math.prod(shape)
+        values = [0.0 if i % one_of else rng.uniform(-0.3, 0.3) for i in range(count)]
         begin = len(data)
         data += struct.pack(f"<{len(values)}f", *values)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
@@ -87,7 +93,8 @@ def make_bundles(work: Path, rng: random.Random) -> list[Path]:
     bundles = []
     for number, (name, weights, extra) in enumerate(MODELS):
         source, bundle = work / f"source{number}", work / f"bundle{number}"
-        write_checkpoint(source, {"architectures": [name], **SIZES, **extra}, rng)
+        config = {"architectures": [name], **SIZES, **extra}
+        write_checkpoint(source, config, rng, one_of=STORED.get(weights, 1))
         convert(source, bundle, weights)
         bundles.append(bundle)
     return bundles

@@ -71,7 +71,7 @@ double best_seconds(const Kernels& kernels, const Matrices& w, int num_tokens, b
   x.data = data.data();
   x.scale = scale.data();
   x.group_sum = group_sum.data();
-  const GemmOutput out = {y.data(), first.rows, nullptr, Epilogue::kStore};
+  const GemmOutput out = {.data = y.data(), .stride = first.rows};
   const int64_t num_blocks = first.padded_rows / kRowBlock;
   double best = 1e9;
   for (int repeat = 0; repeat < 5; ++repeat) {

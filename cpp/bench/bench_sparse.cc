@@ -1,12 +1,14 @@
-// Time of one token's product with sparse int8 weights, a fifth of which are not zero, against
-// dense ones of the same shape, by turns, read from memory.
+// Time of products with weights whose zeros are not stored against dense int8 of the same values,
+// by turns: one token and a few from memory, as when text is generated, and 512 as for a prompt.
 //
-//   bench_sparse [threads] [rows] [cols]    default 2 threads, a 4096 x 4096 matrix
+//   bench_sparse [threads] [rows] [cols] [path]    default 1 thread, a 4096 x 4096 matrix, every
+//   path
 #include <time.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -20,7 +22,43 @@ namespace autoglm {
 namespace {
 
 constexpr size_t kTotalBytes = size_t{256} << 20;  // of copies, which no cache holds
-constexpr int kRepeats = 9;
+constexpr int kRepeats = 11;
+
+// A format and a matrix it takes.
+struct Format {
+  WeightType type;
+  const char* zeros;
+  std::vector<float> (*source)(int rows, int cols);
+};
+
+// Exactly `num_kept` values of each row at random places.
+std::vector<float> unstructured(int rows, int cols, int num_kept) {
+  std::mt19937 rng(1);
+  std::vector<float> source(static_cast<size_t>(rows) * cols);
+  for (size_t row = 0; row < source.size(); row += cols) {
+    for (int k = 0; k < num_kept; ++k) source[row + k] = static_cast<float>(rng() >> 8) - 8e6f;
+    std::shuffle(source.begin() + row, source.begin() + row + cols, rng);
+  }
+  return source;
+}
+
+std::vector<float> fifth(int rows, int cols) { return unstructured(rows, cols, cols / 5); }
+std::vector<float> half(int rows, int cols) { return unstructured(rows, cols, cols / 2); }
+
+std::vector<float> two_of_four(int rows, int cols) {
+  std::mt19937 rng(1);
+  std::vector<float> source(static_cast<size_t>(rows) * cols);
+  for (size_t i = 0; i + 4 <= source.size(); i += 4) {
+    const uint32_t first = rng() % 4;
+    source[i + first] = static_cast<float>(rng() >> 8) - 8e6f;
+    source[i + (first + 1 + rng() % 3) % 4] = static_cast<float>(rng() >> 8) - 8e6f;
+  }
+  return source;
+}
+
+constexpr Format kFormats[] = {{WeightType::kS8, "80 %", fifth},
+                               {WeightType::kH8, "50 %", half},
+                               {WeightType::kH8, "2:4", two_of_four}};
 
 // A single thread is timed by its own clock, which leaves out what other programs take.
 double now_seconds(bool is_single_thread) {
@@ -46,59 +84,107 @@ Copies make_copies(WeightType type, int rows, int cols, const std::vector<float>
     for (const PartSpec& spec : specs) {
       to.push_back(out.buffers.emplace_back(spec.bytes).data());
     }
-    pack_rows(type, SourceType::kF32, reinterpret_cast<const std::byte*>(source.data()), rows, cols,
-              to, pool);
+    if (i == 0) {
+      pack_rows(type, SourceType::kF32, reinterpret_cast<const std::byte*>(source.data()), rows,
+                cols, to, pool);
+    } else {
+      for (size_t p = 0; p < specs.size(); ++p) {
+        std::copy_n(out.buffers[p].data(), specs[p].bytes, to[p]);
+      }
+    }
     out.views.push_back(packed_view(type, rows, cols, {to.begin(), to.end()}));
   }
   return out;
 }
 
-double pass_seconds(const Kernels& kernels, const Copies& w, bool is_precise, ThreadPool& pool) {
-  const PackedMatrix& first = w.views[0];
-  PackedRows x = kernels.rows_format(first.type, 1, first.padded_cols, is_precise);
-  AlignedBuffer<std::byte> data(static_cast<size_t>(16) * first.padded_cols * 4);
-  AlignedBuffer<float> scale(1), y(first.rows);
-  AlignedBuffer<int32_t> group_sum(16 * (first.padded_cols / kGroupSize + 1));
-  AlignedBuffer<std::byte> scratch(kGemmScratchBytes * pool.num_threads());
-  x.data = data.data();
-  x.scale = scale.data();
-  x.group_sum = group_sum.data();
-  const GemmOutput out = {y.data(), first.rows, nullptr, Epilogue::kStore};
-  const double start = now_seconds(pool.num_threads() == 1);
-  for (const PackedMatrix& view : w.views) {
-    pool.parallel_for(first.padded_rows / kRowBlock, 32, [&](int64_t begin, int64_t end, int id) {
-      kernels.gemm(view, x, out, static_cast<int>(begin), static_cast<int>(end),
-                   scratch.data() + id * kGemmScratchBytes);
-    });
+// What a product asks for besides the weights.
+class Product {
+ public:
+  Product(const Kernels& kernels, const Copies& w, int num_tokens, bool is_precise,
+          ThreadPool& pool)
+      : kernels_(kernels), w_(w), pool_(pool) {
+    const PackedMatrix& first = w.views[0];
+    x_ = kernels.rows_format(first.type, num_tokens, first.padded_cols, is_precise);
+    const size_t plane_rows = round_up(num_tokens * x_.planes, 16);
+    data_ = AlignedBuffer<std::byte>(plane_rows * first.padded_cols * 4);
+    scale_ = AlignedBuffer<float>(num_tokens);
+    y_ = AlignedBuffer<float>(static_cast<size_t>(num_tokens) * first.rows);
+    group_sum_ = AlignedBuffer<int32_t>(plane_rows * (first.padded_cols / kGroupSize + 1));
+    scratch_ = AlignedBuffer<std::byte>(kGemmScratchBytes * pool.num_threads());
+    x_.data = data_.data();
+    x_.scale = scale_.data();
+    x_.group_sum = group_sum_.data();
   }
-  return (now_seconds(pool.num_threads() == 1) - start) / static_cast<double>(w.views.size());
+
+  // Seconds of a product, the mean of `num_copies` of them.
+  double seconds(size_t num_copies) {
+    const GemmOutput out = {.data = y_.data(), .stride = w_.views[0].rows};
+    const bool is_single = pool_.num_threads() == 1;
+    const size_t count = std::min(num_copies, w_.views.size());
+    const double start = now_seconds(is_single);
+    for (size_t i = 0; i < count; ++i) {
+      const PackedMatrix& view = w_.views[i];
+      pool_.parallel_for(
+          view.padded_rows / kRowBlock, 32, [&](int64_t begin, int64_t end, int thread) {
+            kernels_.gemm(view, x_, out, static_cast<int>(begin), static_cast<int>(end),
+                          scratch_.data() + thread * kGemmScratchBytes);
+          });
+    }
+    return (now_seconds(is_single) - start) / static_cast<double>(count);
+  }
+
+ private:
+  const Kernels& kernels_;
+  const Copies& w_;
+  ThreadPool& pool_;
+  PackedRows x_;
+  AlignedBuffer<std::byte> data_, scratch_;
+  AlignedBuffer<float> scale_, y_;
+  AlignedBuffer<int32_t> group_sum_;
+};
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
 }
 
-void bench(int threads, int rows, int cols) {
-  ThreadPool pool(threads);
-  std::vector<float> source(static_cast<size_t>(rows) * cols);
-  uint32_t state = 1;
-  for (size_t i = 0; i < source.size(); ++i) {
-    state = state * 1664525u + 1013904223u;
-    // One of each five neighbours, at a place of its own.
-    if (i % 5 == (i / 5 * 2654435761u >> 7) % 5) source[i] = static_cast<float>(state >> 8) - 8e6f;
+void compare(const Kernels& kernels, const Copies& dense, const Copies& sparse, int num_tokens,
+             bool is_precise, ThreadPool& pool) {
+  constexpr int kFewTokens = 16;
+  const bool is_few = num_tokens <= kFewTokens;
+  const size_t num_copies = is_few ? dense.views.size() : 1;
+  Product dense_product(kernels, dense, num_tokens, is_precise, pool);
+  Product sparse_product(kernels, sparse, num_tokens, is_precise, pool);
+  std::vector<double> dense_seconds, sparse_seconds;
+  for (int i = 0; i < kRepeats; ++i) {
+    dense_seconds.push_back(dense_product.seconds(num_copies));
+    sparse_seconds.push_back(sparse_product.seconds(is_few ? sparse.views.size() : num_copies));
   }
-  const Copies dense = make_copies(WeightType::kI8, rows, cols, source, pool);
-  const Copies sparse = make_copies(WeightType::kS8, rows, cols, source, pool);
-  std::printf("%d x %d, %d threads, MiB: dense %.1f, sparse %.1f\n%-8s %7s %9s %9s %7s\n", rows,
-              cols, threads, static_cast<double>(dense.bytes) / (1 << 20),
-              static_cast<double>(sparse.bytes) / (1 << 20), "path", "planes", "dense us",
-              "sparse us", "ratio");
-  for (const Isa isa : supported_isas()) {
-    if (isa == Isa::kScalar) continue;
-    for (const bool is_precise : {true, false}) {
-      double best[2] = {1e9, 1e9};
-      for (int i = 0; i < kRepeats; ++i) {
-        best[0] = std::min(best[0], pass_seconds(kernels_for(isa), dense, is_precise, pool));
-        best[1] = std::min(best[1], pass_seconds(kernels_for(isa), sparse, is_precise, pool));
+  const double before = median(dense_seconds), after = median(sparse_seconds);
+  std::printf("  %-8s %6d %7d %10.1f %10.1f %7.2f\n", std::string(isa_name(kernels.isa)).c_str(),
+              num_tokens, is_precise ? 2 : 1, before * 1e6, after * 1e6, before / after);
+  std::fflush(stdout);
+}
+
+void bench(int threads, int rows, int cols, const std::string& path) {
+  ThreadPool pool(threads);
+  for (const Format& format : kFormats) {
+    const std::vector<float> source = format.source(rows, cols);
+    const Copies dense = make_copies(WeightType::kI8, rows, cols, source, pool);
+    const Copies sparse = make_copies(format.type, rows, cols, source, pool);
+    std::printf("%s, zeros %s, %d x %d, %d threads, MiB: %.1f, dense %.1f\n",
+                std::string(weight_type_name(format.type)).c_str(), format.zeros, rows, cols,
+                threads, static_cast<double>(sparse.bytes) / (1 << 20),
+                static_cast<double>(dense.bytes) / (1 << 20));
+    std::printf("  %-8s %6s %7s %10s %10s %7s\n", "path", "tokens", "planes", "dense us",
+                "sparse us", "ratio");
+    for (const Isa isa : supported_isas()) {
+      if (isa == Isa::kScalar || (!path.empty() && path != isa_name(isa))) continue;
+      for (const int num_tokens : {1, 4, 512}) {
+        for (const bool is_precise : {true, false}) {
+          compare(kernels_for(isa), dense, sparse, num_tokens, is_precise, pool);
+        }
       }
-      std::printf("%-8s %7d %9.1f %9.1f %7.2f\n", std::string(isa_name(isa)).c_str(),
-                  is_precise ? 2 : 1, best[0] * 1e6, best[1] * 1e6, best[0] / best[1]);
     }
   }
 }
@@ -107,13 +193,13 @@ void bench(int threads, int rows, int cols) {
 }  // namespace autoglm
 
 int main(int argc, char** argv) {
-  const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   const int rows = argc > 2 ? std::atoi(argv[2]) : 4096;
   const int cols = argc > 3 ? std::atoi(argv[3]) : rows;
   if (threads < 1 || rows < 1 || cols < 1) {
-    std::fprintf(stderr, "usage: bench_sparse [threads] [rows] [cols]\n");
+    std::fprintf(stderr, "usage: bench_sparse [threads] [rows] [cols] [path]\n");
     return 2;
   }
-  autoglm::bench(threads, rows, cols);
+  autoglm::bench(threads, rows, cols, argc > 4 ? argv[4] : "");
   return 0;
 }

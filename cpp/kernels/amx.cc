@@ -24,12 +24,14 @@ namespace {
 // gives the same bits. bf16 always takes tiles: float sums in another order would round
 // differently.
 constexpr int kFewestTileRows = 6;
+constexpr int kFewestSparseTileRows = 5;  // the same for weights whose zeros are not stored
 
 PackedRows amx_rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
   PackedRows out = rows_format(type, rows, padded_cols, is_precise);
-  if (type == WeightType::kF32 || type == WeightType::kS8) return out;
+  if (type == WeightType::kF32) return out;
   if (type == WeightType::kBF16 && is_precise) out.planes = 2;
-  if (type == WeightType::kBF16 || rows * out.planes >= kFewestTileRows) {
+  const int fewest = is_sparse(type) ? kFewestSparseTileRows : kFewestTileRows;
+  if (type == WeightType::kBF16 || rows * out.planes >= fewest) {
     out.format = RowsFormat::kTile;
   }
   return out;
@@ -79,7 +81,9 @@ void amx_gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, i
     gemm(w, x, y, block_begin, block_end, scratch);
   } else if (w.type == WeightType::kBF16) {
     gemm_tiles<WeightType::kBF16>(w, x, y, block_begin, block_end, scratch);
-  } else if (w.type != WeightType::kS8 && x.rows * x.planes <= kTileRows) {
+  } else if (is_sparse(w.type)) {
+    gemm_tiles<WeightType::kS8>(w, x, y, block_begin, block_end, scratch);
+  } else if (x.rows * x.planes <= kTileRows) {
     gemm_few_rows(w, x, y, block_begin, block_end, scratch);
   } else if (w.type == WeightType::kI8) {
     gemm_tiles<WeightType::kI8>(w, x, y, block_begin, block_end, scratch);

@@ -12,11 +12,13 @@
 
 #include "kernels/amx_tiles-inl.h"
 #include "kernels/kernels.h"
+#include "kernels/sparse.h"
 
 namespace autoglm {
 namespace {
 
-constexpr int kPieceTiles = 8;           // K tiles of one piece
+constexpr int kPieceTiles = 8;  // K tiles of one piece
+constexpr int kPanelBytes = kPieceTiles * kTileBytes;
 constexpr int kMaxTileRows = 1024;       // plane rows whose partial sums fit the scratch
 constexpr size_t kRowsBytes = 1u << 20;  // of activations that stay in the second-level cache
 
@@ -26,9 +28,10 @@ struct WeightPiece {
   int num_tiles;
 };
 
-// Walks the weights of all block pairs piece by piece. Int4 is unpacked into a panel in the
-// first-level cache, at once: stores between tile loads would hold the loads up. The lines of the
-// piece after it are fetched while the products run.
+// Walks the weights of all block pairs piece by piece. Int4 is unpacked and sparse codes are
+// expanded into a panel in the first-level cache, at once: stores between tile loads would hold the
+// loads up. The lines of the piece after it are fetched while the products run, those of sparse
+// codes while the ones before them are expanded.
 template <WeightType kType>
 class WeightFeed {
  public:
@@ -36,7 +39,7 @@ class WeightFeed {
       : w_(w),
         block_(block_begin),
         block_end_(block_end),
-        num_k_tiles_(static_cast<int>(row_block_bytes(w.type, w.padded_cols) / kStoredTileBytes)),
+        num_k_tiles_(w.padded_cols / kTileColumns),
         panels_(panels) {}
 
   // Makes the next piece ready. `num_products` tile products will hide the fetching.
@@ -44,8 +47,13 @@ class WeightFeed {
     WeightPiece piece;
     piece.num_tiles = std::min(num_k_tiles_ - tile_, kPieceTiles);
     for (int b = 0; b < 2; ++b) {
-      piece.tiles[b] = source(b);
-      if constexpr (kType == WeightType::kI4) piece.tiles[b] = unpack(b, piece.num_tiles);
+      if constexpr (kType == WeightType::kI4) {
+        piece.tiles[b] = unpack(b, piece.num_tiles);
+      } else if constexpr (is_sparse(kType)) {
+        piece.tiles[b] = expand(b, piece.num_tiles);
+      } else {
+        piece.tiles[b] = source(b);
+      }
     }
     tile_ += piece.num_tiles;
     if (tile_ == num_k_tiles_) {
@@ -53,7 +61,7 @@ class WeightFeed {
       block_ += 2;
     }
     num_lines_ = 0;
-    if (block_ < block_end_) {
+    if (block_ < block_end_ && !is_sparse(kType)) {
       num_lines_ = std::min(num_k_tiles_ - tile_, kPieceTiles) * kStoredTileBytes / 64;
       ahead_[0] = source(0);
       ahead_[1] = source(1);
@@ -75,6 +83,7 @@ class WeightFeed {
 
  private:
   static constexpr int kStoredTileBytes = kType == WeightType::kI4 ? kTileBytes / 2 : kTileBytes;
+  static constexpr int kTileColumns = kType == WeightType::kBF16 ? 32 : 64;
 
   // The second block of the last pair of an odd number repeats the first; its sums are not used.
   int block_at(int b) const { return block_ + b < block_end_ ? block_ + b : block_; }
@@ -87,11 +96,20 @@ class WeightFeed {
     const auto* weight = reinterpret_cast<const uint8_t*>(source(b));
     const size_t group = static_cast<size_t>(block_at(b)) * (w_.padded_cols / kGroupSize) + tile_;
     const uint8_t* scales = w_.group_scale + group * kRowBlock;
-    std::byte* panel = panels_ + b * kPieceTiles * kTileBytes;
+    std::byte* panel = panels_ + b * kPanelBytes;
     for (int t = 0; t < num_tiles; t += 2) {
       unpack_rows<16>(weight + t * kStoredTileBytes, scales + t * kRowBlock,
                       reinterpret_cast<int8_t*>(panel) + t * kTileBytes);
     }
+    return panel;
+  }
+
+  const std::byte* expand(int b, int num_tiles) {
+    if (tile_ == 0) cursors_[b] = sparse::first_unit(w_, block_at(b));
+    std::byte* panel = panels_ + b * kPanelBytes;
+    sparse::methods(kHasAvx512)
+        .expand(&cursors_[b], num_tiles * kTileBytes / sparse::kUnit,
+                reinterpret_cast<int8_t*>(panel));
     return panel;
   }
 
@@ -100,6 +118,7 @@ class WeightFeed {
   int block_end_;
   int num_k_tiles_;
   std::byte* panels_;
+  sparse::Cursor cursors_[2] = {};
   int tile_ = 0;
   const std::byte* ahead_[2] = {};
   int line_ = 0;
@@ -256,7 +275,7 @@ void gemm_row_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput
                     int block_begin, int block_end, int first_row, int num_rows,
                     std::byte* scratch) {
   constexpr bool kIsBf16 = kType == WeightType::kBF16;
-  std::byte* finished = scratch + 2 * kPieceTiles * kTileBytes;
+  std::byte* finished = scratch + 2 * kPanelBytes;
   std::byte* partial = finished + 4 * kTileBytes;
   const size_t row_bytes = static_cast<size_t>(x.padded_cols) * (kIsBf16 ? 2 : 1);
   const int num_k_tiles = static_cast<int>(row_bytes / 64);

@@ -77,8 +77,9 @@ void panel_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& 
   } else {
     for (int b = 0; b < kBlocks; ++b) {
       int8_t* to = scratch + b * block_bytes;
-      if (w.type == WeightType::kS8) {
-        sparse::methods(kHasAvx512).expand(w, block + b, to);
+      if (is_sparse(w.type)) {
+        sparse::Cursor cursor = sparse::first_unit(w, block + b);
+        sparse::methods(kHasAvx512).expand(&cursor, w.padded_cols / 4, to);
       } else {
         unpack_block(w, block + b, to);
       }
@@ -111,9 +112,7 @@ template <int kRows, int kBlocks>
 void sparse_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
                  int first_row) {
   alignas(64) int32_t sums[kRows][kBlocks][16];
-  for (int b = 0; b < kBlocks; ++b) {
-    sparse::methods(kHasAvx512).dot(w, x, block + b, first_row, kRows, sums[0][b], kBlocks * 16);
-  }
+  sparse::methods(kHasAvx512).dot(w, x, block, kBlocks, first_row, kRows, sums[0][0]);
   write_integer_outputs<kRows, kBlocks>(w, x, y, block, first_row, sums);
 }
 
@@ -175,7 +174,7 @@ void gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int b
           int block_end, std::byte* scratch) {
   if (w.type == WeightType::kF32 || w.type == WeightType::kBF16) {
     gemm_float<kMostBlocks>(w, x, y, block_begin, block_end);
-  } else if (w.type == WeightType::kS8) {
+  } else if (is_sparse(w.type)) {
     gemm_sparse(w, x, y, block_begin, block_end, scratch);
   } else {
     gemm_integer(w, x, y, block_begin, block_end, scratch);

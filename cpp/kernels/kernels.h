@@ -25,7 +25,7 @@ inline constexpr int kMaxHeadDim = 512;
 using bf16_t = uint16_t;  // upper half of an IEEE float
 using half_t = uint16_t;  // IEEE half
 
-enum class WeightType : uint8_t { kF32, kBF16, kI8, kI4, kS8 };
+enum class WeightType : uint8_t { kF32, kBF16, kI8, kI4, kS8, kH8 };
 enum class KvType : uint8_t { kF32, kF16, kI8 };
 
 constexpr int round_up(int value, int multiple) {
@@ -41,20 +41,28 @@ constexpr int k_align(WeightType type) {
       return 32;
     case WeightType::kI8:
     case WeightType::kS8:
+    case WeightType::kH8:
       return 64;
     default:
       return 2 * kGroupSize;
   }
 }
 
-// The most codes that are not zero in one block of S8, a fifth of all, and the bytes for them, with
-// room to read a register past them.
-constexpr int sparse_most_codes(int padded_cols) {
-  return round_up(kRowBlock * (padded_cols / 5 + 1), 64);
+constexpr bool is_sparse(WeightType type) {
+  return type == WeightType::kS8 || type == WeightType::kH8;
 }
-constexpr int sparse_capacity(int padded_cols) { return sparse_most_codes(padded_cols) + 64; }
 
-// Bytes of one block of 16 rows; of S8 see sparse_capacity().
+// The most codes that are not zero in one block of a sparse type, a fifth or half of all, and the
+// bytes for them, with room to read a register past them.
+constexpr int sparse_most_codes(WeightType type, int padded_cols) {
+  const int in_row = type == WeightType::kH8 ? padded_cols / 2 : padded_cols / 5 + 1;
+  return round_up(kRowBlock * in_row, 64);
+}
+constexpr int sparse_capacity(WeightType type, int padded_cols) {
+  return sparse_most_codes(type, padded_cols) + 64;
+}
+
+// Bytes of one block of 16 rows, of sparse types without their masks.
 constexpr size_t row_block_bytes(WeightType type, int padded_cols) {
   const size_t elements = static_cast<size_t>(kRowBlock) * padded_cols;
   switch (type) {
@@ -64,6 +72,9 @@ constexpr size_t row_block_bytes(WeightType type, int padded_cols) {
       return elements * 2;
     case WeightType::kI8:
       return elements;
+    case WeightType::kS8:
+    case WeightType::kH8:
+      return static_cast<size_t>(sparse_capacity(type, padded_cols));
     default:
       return elements / 2;
   }
@@ -78,8 +89,10 @@ constexpr size_t row_block_bytes(WeightType type, int padded_cols) {
 //   j of
 //         the 128 in its low nibble, and 64 columns further in its high nibble;
 //         w = scale[row] * group_scale[row, column/64] * (nibble - 8), group scales 1..16
-//   S8    I8 without its zeros: masks [padded_rows/16][padded_cols/4], bit 4*r + j for row r at
-//         column j of 4, and the codes of set bits, [padded_rows/16][sparse_capacity]
+//   S8    I8 without its zeros, four fifths of all: masks [padded_rows/16][padded_cols/4], bit
+//         4*r + j for row r at column j of 4, and the codes of set bits,
+//         [padded_rows/16][sparse_capacity]
+//   H8    the same with room for half of the codes
 struct PackedMatrix {
   WeightType type = WeightType::kF32;
   int rows = 0;
@@ -87,9 +100,9 @@ struct PackedMatrix {
   int padded_rows = 0;
   int padded_cols = 0;
   const std::byte* weight = nullptr;
-  const float* scale = nullptr;          // [padded_rows], I8, I4 and S8
+  const float* scale = nullptr;          // [padded_rows], integers
   const uint8_t* group_scale = nullptr;  // [padded_rows/16][padded_cols/64][16], I4
-  const uint64_t* mask = nullptr;        // [padded_rows/16][padded_cols/4], S8
+  const uint64_t* mask = nullptr;        // [padded_rows/16][padded_cols/4], sparse
 };
 
 // How a kernel wants its activations.

@@ -34,16 +34,22 @@ std::vector<float> random_floats(size_t count, uint32_t seed, float scale = 1.0f
   return values;
 }
 
-// Four of five values become zero, as a sparse type needs.
-std::vector<float> thinned(std::vector<float> values) {
+constexpr WeightType kIntegerTypes[] = {WeightType::kI8, WeightType::kI4, WeightType::kS8,
+                                        WeightType::kH8};
+constexpr WeightType kAllTypes[] = {WeightType::kF32, WeightType::kBF16, WeightType::kI8,
+                                    WeightType::kI4,  WeightType::kS8,   WeightType::kH8};
+
+// Values become zero, as many as a sparse type needs.
+std::vector<float> thinned(WeightType type, std::vector<float> values) {
+  const size_t one_of = type == WeightType::kS8 ? 5 : 2;
   for (size_t i = 0; i < values.size(); ++i) {
-    if (i % 5 != i / 5 % 5) values[i] = 0.0f;
+    if (i % one_of != i / one_of % one_of) values[i] = 0.0f;
   }
   return values;
 }
 
 Packed pack(WeightType type, int rows, int cols, std::vector<float> source) {
-  if (type == WeightType::kS8) source = thinned(std::move(source));
+  if (is_sparse(type)) source = thinned(type, std::move(source));
   Packed packed;
   std::vector<std::byte*> to;
   std::vector<const std::byte*> from;
@@ -146,7 +152,8 @@ double max_relative_error(const std::vector<float>& y, int stride, const std::ve
 }
 
 bool is_integer(WeightType type) {
-  return type == WeightType::kI8 || type == WeightType::kI4 || type == WeightType::kS8;
+  return std::find(std::begin(kIntegerTypes), std::end(kIntegerTypes), type) !=
+         std::end(kIntegerTypes);
 }
 
 // float32 sums of K products stay within K*2^-24 of FP64 and in practice near sqrt(K) of that;
@@ -171,8 +178,7 @@ void test_gemm(size_t step) {
     auto x = random_floats(static_cast<size_t>(shape.num_tokens) * shape.cols, ++seed);
     if (shape.num_tokens > 2) std::fill_n(x.begin() + shape.cols, shape.cols, 0.0f);
     const auto bias = random_floats(round_up(shape.rows, 32), ++seed);
-    for (const WeightType type :
-         {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kS8}) {
+    for (const WeightType type : kAllTypes) {
       const Packed w = pack(type, shape.rows, shape.cols, source);
       for (const Epilogue epilogue : {Epilogue::kStore, Epilogue::kAdd, Epilogue::kSwiGlu}) {
         if (epilogue == Epilogue::kSwiGlu && shape.rows % 32 != 0) continue;
@@ -211,8 +217,7 @@ void test_rows_are_independent() {
   const int rows = 80, cols = 192, num_tokens = 21;
   const auto source = random_floats(static_cast<size_t>(rows) * cols, 77, 0.05f);
   const auto x = random_floats(static_cast<size_t>(num_tokens) * cols, 78);
-  for (const WeightType type :
-       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kS8}) {
+  for (const WeightType type : kAllTypes) {
     const Packed w = pack(type, rows, cols, source);
     for (const Isa isa : test::tested_isas()) {
       const Kernels& kernels = kernels_for(isa);
@@ -238,7 +243,7 @@ void test_extreme_codes() {
   std::vector<float> x(2 * cols, -3.0f);
   for (size_t i = 0; i < source.size(); i += 2) source[i] = -1.0f;
   for (size_t i = 0; i < x.size(); i += 2) x[i] = 3.0f;
-  for (const WeightType type : {WeightType::kI8, WeightType::kI4, WeightType::kS8}) {
+  for (const WeightType type : kIntegerTypes) {
     const Packed w = pack(type, rows, cols, source);
     const auto want = reference_gemm(w, x, 2, nullptr, Epilogue::kStore);
     for (const Isa isa : test::tested_isas()) {

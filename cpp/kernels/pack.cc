@@ -14,7 +14,8 @@
 namespace autoglm {
 namespace {
 
-constexpr std::string_view kWeightTypeNames[] = {"fp32", "bf16", "int8", "int4", "sparse8"};
+constexpr std::string_view kWeightTypeNames[] = {"fp32", "bf16",    "int8",
+                                                 "int4", "sparse8", "half8"};
 
 PartSpec part(std::string suffix, std::string dtype, std::vector<int64_t> shape,
               size_t item_bytes) {
@@ -63,7 +64,7 @@ class BlockPacker {
         padded_cols_(padded_cols),
         row_(padded_cols),
         codes_(padded_cols),
-        dense_(type == WeightType::kS8 ? kRowBlock * padded_cols : 0),
+        dense_(is_sparse(type) ? kRowBlock * padded_cols : 0),
         group_scale_(padded_cols / kGroupSize + 1) {}
 
   // Returns 0, or kNotFinite for a source value that is not, or how many codes are not zero when
@@ -71,7 +72,7 @@ class BlockPacker {
   int pack(SourceType source, const std::byte* data, int rows, int cols, int64_t block,
            const std::vector<std::byte*>& parts) {
     std::byte* out = reinterpret_cast<std::byte*>(dense_.data());
-    if (type_ != WeightType::kS8) {
+    if (!is_sparse(type_)) {
       out = parts[0] + static_cast<size_t>(block) * row_block_bytes(type_, padded_cols_);
     }
     for (int lane = 0; lane < kRowBlock; ++lane) {
@@ -84,15 +85,16 @@ class BlockPacker {
       }
       place(lane, out, row, block, parts);
     }
-    return type_ == WeightType::kS8 ? pack_sparse(block, parts) : 0;
+    return is_sparse(type_) ? pack_sparse(block, parts) : 0;
   }
 
  private:
   int pack_sparse(int64_t block, const std::vector<std::byte*>& parts) {
     auto* masks = reinterpret_cast<uint64_t*>(parts[0]) + block * (padded_cols_ / 4);
-    auto* codes = reinterpret_cast<int8_t*>(parts[1]) + block * sparse_capacity(padded_cols_);
-    const int num_kept = sparse::compress_block(dense_.data(), padded_cols_, masks, codes);
-    return num_kept > sparse_most_codes(padded_cols_) ? num_kept : 0;
+    auto* codes =
+        reinterpret_cast<int8_t*>(parts[1]) + block * sparse_capacity(type_, padded_cols_);
+    const int num_kept = sparse::compress_block(type_, dense_.data(), padded_cols_, masks, codes);
+    return num_kept > sparse_most_codes(type_, padded_cols_) ? num_kept : 0;
   }
 
   void place(int lane, std::byte* out, int64_t row, int64_t block,
@@ -106,7 +108,8 @@ class BlockPacker {
         place_bf16(row_.data(), lane, padded_cols_, out);
         return;
       case WeightType::kI8:
-      case WeightType::kS8: {
+      case WeightType::kS8:
+      case WeightType::kH8: {
         const float scale = quantize_row_int8(row_.data(), padded_cols_, codes);
         reinterpret_cast<float*>(parts.back())[row] = scale;
         place_i8(codes, lane, padded_cols_, out);
@@ -142,7 +145,7 @@ WeightType parse_weight_type(std::string_view name) {
     if (kWeightTypeNames[i] == name) return static_cast<WeightType>(i);
   }
   throw Error(kArgumentError, "unknown weight type '" + std::string(name) +
-                                  "'; use fp32, bf16, int8, int4 or sparse8");
+                                  "'; use fp32, bf16, int8, int4, sparse8 or half8");
 }
 
 std::string_view weight_type_name(WeightType type) {
@@ -190,14 +193,20 @@ std::vector<PartSpec> packed_parts(WeightType type, int64_t rows, int64_t cols) 
     case WeightType::kI8:
       return {part("weight", "I8", {blocks, padded_cols / 4, kRowBlock, 4}, 1),
               part("scale", "F32", {padded_rows}, 4)};
-    case WeightType::kS8: {
+    case WeightType::kS8:
+    case WeightType::kH8: {
       if (cols > sparse::kMostCols) {
-        throw Error(kConfigError, "sparse8 takes at most " + std::to_string(sparse::kMostCols) +
-                                      " columns, not " + std::to_string(cols));
+        throw Error(kConfigError, std::string(weight_type_name(type)) + " takes at most " +
+                                      std::to_string(sparse::kMostCols) + " columns, not " +
+                                      std::to_string(cols));
       }
-      const int64_t capacity = sparse_capacity(static_cast<int>(padded_cols));
-      return {part("weight", "U64", {blocks, padded_cols / 4}, 8),
-              part("codes", "I8", {blocks, capacity}, 1), part("scale", "F32", {padded_rows}, 4)};
+      const int64_t capacity = sparse_capacity(type, static_cast<int>(padded_cols));
+      // The types differ in the dtype of their masks, by which a reader knows them.
+      const PartSpec masks = type == WeightType::kS8
+                                 ? part("weight", "U64", {blocks, padded_cols / 4}, 8)
+                                 : part("weight", "U32", {blocks, padded_cols / 4, 2}, 4);
+      return {masks, part("codes", "I8", {blocks, capacity}, 1),
+              part("scale", "F32", {padded_rows}, 4)};
     }
     default:
       return {part("weight", "U8", {blocks, padded_cols / 128, kRowBlock, 64}, 1),
@@ -216,7 +225,7 @@ PackedMatrix packed_view(WeightType type, int rows, int cols,
   view.padded_cols = round_up(cols, k_align(type));
   view.weight = parts[0];
   if (type == WeightType::kI8) view.scale = reinterpret_cast<const float*>(parts[1]);
-  if (type == WeightType::kS8) {
+  if (is_sparse(type)) {
     view.mask = reinterpret_cast<const uint64_t*>(parts[0]);
     view.weight = parts[1];
     view.scale = reinterpret_cast<const float*>(parts[2]);
@@ -241,10 +250,11 @@ void pack_rows(WeightType type, SourceType source, const std::byte* data, int ro
   });
   if (fault == kNotFinite) throw Error(kModelFileError, "a weight is NaN or infinite");
   if (fault != 0) {
-    throw Error(kModelFileError, "16 rows hold " + std::to_string(fault) +
-                                     " weights that are not zero, sparse8 takes " +
-                                     std::to_string(sparse_most_codes(padded_cols)) +
-                                     "; prune 80 % of each row first");
+    throw Error(kModelFileError,
+                "16 rows hold " + std::to_string(fault) + " weights that are not zero, " +
+                    std::string(weight_type_name(type)) + " takes " +
+                    std::to_string(sparse_most_codes(type, padded_cols)) + "; prune " +
+                    (type == WeightType::kS8 ? "80" : "50") + " % of each row first");
   }
 }
 

@@ -96,12 +96,12 @@ void dot_i8(const int8_t* w, const int8_t* a, int padded_cols, int32_t* sums) {
   }
 }
 
-void dot_s8(const PackedMatrix& w, int block, const int8_t* a, int32_t* sums) {
-  sparse::Units units(w, block);
+void dot_sparse(const PackedMatrix& w, int block, const int8_t* a, int32_t* sums) {
+  sparse::Cursor cursor = sparse::first_unit(w, block);
   for (int k = 0; k < w.padded_cols; k += 4) {
-    int8_t codes[4 * kRowBlock];
-    units.next(codes);
-    for (int i = 0; i < 4 * kRowBlock; ++i) sums[i / 4] += codes[i] * a[k + i % 4];
+    int8_t codes[sparse::kUnit];
+    sparse::expand_units(&cursor, 1, codes);
+    for (int i = 0; i < sparse::kUnit; ++i) sums[i / 4] += codes[i] * a[k + i % 4];
   }
 }
 
@@ -133,8 +133,8 @@ void dot_block_integer(const PackedMatrix& w, const PackedRows& x, int block, in
     for (int p = 0; p < x.planes; ++p) {
       const size_t row = static_cast<size_t>(first + m) * x.planes + p;
       const int8_t* a = static_cast<const int8_t*>(x.data) + row * x.padded_cols;
-      if (w.type == WeightType::kS8) {
-        dot_s8(w, block, a, planes[p]);
+      if (is_sparse(w.type)) {
+        dot_sparse(w, block, a, planes[p]);
       } else if (w.type == WeightType::kI8) {
         dot_i8(reinterpret_cast<const int8_t*>(weight), a, w.padded_cols, planes[p]);
       } else {
@@ -347,10 +347,10 @@ float unpack_element(const PackedMatrix& w, const std::byte* block, int row, int
 }
 
 void unpack_sparse_row(const PackedMatrix& w, int row, float* out) {
-  sparse::Units units(w, row / kRowBlock);
+  sparse::Cursor cursor = sparse::first_unit(w, row / kRowBlock);
   for (int k = 0; k < w.cols; k += 4) {
-    int8_t codes[4 * kRowBlock];
-    units.next(codes);
+    int8_t codes[sparse::kUnit];
+    sparse::expand_units(&cursor, 1, codes);
     for (int j = 0; j < std::min(4, w.cols - k); ++j) {
       out[k + j] = w.scale[row] * static_cast<float>(codes[4 * (row % kRowBlock) + j]);
     }
@@ -397,7 +397,7 @@ void rope(float* head, const float* cos, const float* sin, int rotary_dim, bool 
 }
 
 void unpack_row(const PackedMatrix& w, int row, float* out) {
-  if (w.type == WeightType::kS8) {
+  if (is_sparse(w.type)) {
     unpack_sparse_row(w, row, out);
     return;
   }

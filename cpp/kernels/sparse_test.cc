@@ -35,6 +35,12 @@ Packed pack(WeightType type, int cols, const std::vector<float>& source) {
   return packed;
 }
 
+struct SparseType {
+  WeightType type;
+  int one_of;  // so many weights is stored
+};
+constexpr SparseType kSparseTypes[] = {{WeightType::kS8, 5}, {WeightType::kH8, 2}};
+
 // `num_kept` values of each row, the others zero.
 std::vector<float> sparse_rows(int cols, int num_kept) {
   std::mt19937 rng(cols);
@@ -73,16 +79,18 @@ std::vector<float> product(const Kernels& kernels, const PackedMatrix& w, int nu
 }
 
 void test_products_are_those_of_dense_codes() {
-  for (const int cols : {5, 64, 300, 4096}) {
-    const auto source = sparse_rows(cols, cols / 5);
-    const Packed dense = pack(WeightType::kI8, cols, source);
-    const Packed sparse = pack(WeightType::kS8, cols, source);
-    for (const Isa isa : test::tested_isas()) {
-      for (const int num_tokens : {1, 2, 3, 4, 5, 9, 33}) {
-        for (const bool is_precise : {true, false}) {
-          const Kernels& kernels = kernels_for(isa);
-          CHECK(product(kernels, sparse.view, num_tokens, is_precise) ==
-                product(kernels, dense.view, num_tokens, is_precise));
+  for (const SparseType& format : kSparseTypes) {
+    for (const int cols : {5, 64, 300, 4096}) {
+      const auto source = sparse_rows(cols, cols / format.one_of);
+      const Packed dense = pack(WeightType::kI8, cols, source);
+      const Packed sparse = pack(format.type, cols, source);
+      for (const Isa isa : test::tested_isas()) {
+        for (const int num_tokens : {1, 2, 3, 4, 5, 9, 33}) {
+          for (const bool is_precise : {true, false}) {
+            const Kernels& kernels = kernels_for(isa);
+            CHECK(product(kernels, sparse.view, num_tokens, is_precise) ==
+                  product(kernels, dense.view, num_tokens, is_precise));
+          }
         }
       }
     }
@@ -90,18 +98,39 @@ void test_products_are_those_of_dense_codes() {
 }
 
 void test_rows_that_are_not_sparse_are_refused() {
-  CHECK_THROWS(kModelFileError, pack(WeightType::kS8, 64, std::vector<float>(kRows * 64, 1.0f)));
+  for (const SparseType& format : kSparseTypes) {
+    std::vector<float> source(kRows * 64, 1.0f);
+    CHECK_THROWS(kModelFileError, pack(format.type, 64, source));
+  }
+}
+
+// Two of any four neighbours fill the blocks to the last code.
+void test_a_block_may_be_full() {
+  std::vector<float> source(kRows * 128);
+  for (size_t i = 0; i < source.size(); ++i) {
+    if (i % 4 == i / 4 % 2 || i % 4 == 3) source[i] = static_cast<float>(i % 7 + 1);
+  }
+  const Packed dense = pack(WeightType::kI8, 128, source);
+  const Packed half = pack(WeightType::kH8, 128, source);
+  for (const Isa isa : test::tested_isas()) {
+    const Kernels& kernels = kernels_for(isa);
+    CHECK(product(kernels, half.view, 1, true) == product(kernels, dense.view, 1, true));
+  }
+  source[2] = 1.0f;
+  CHECK_THROWS(kModelFileError, pack(WeightType::kH8, 128, source));
 }
 
 // The buffers end where the matrix does, so a sanitizer sees a read outside.
 void test_masks_that_lie_stay_inside() {
   const int cols = 256;
-  Packed sparse = pack(WeightType::kS8, cols, sparse_rows(cols, cols / 5));
-  std::fill_n(sparse.parts[0].data(), static_cast<size_t>(kRows) * cols / 8, std::byte{0xff});
-  for (const Isa isa : test::tested_isas()) {
-    const Kernels& kernels = kernels_for(isa);
-    CHECK_EQ(product(kernels, sparse.view, 1, true).size(), static_cast<size_t>(kRows));
-    CHECK_EQ(product(kernels, sparse.view, 20, true).size(), static_cast<size_t>(kRows) * 20);
+  for (const SparseType& format : kSparseTypes) {
+    Packed sparse = pack(format.type, cols, sparse_rows(cols, cols / format.one_of));
+    std::fill_n(sparse.parts[0].data(), static_cast<size_t>(kRows) * cols / 8, std::byte{0xff});
+    for (const Isa isa : test::tested_isas()) {
+      const Kernels& kernels = kernels_for(isa);
+      CHECK_EQ(product(kernels, sparse.view, 1, true).size(), static_cast<size_t>(kRows));
+      CHECK_EQ(product(kernels, sparse.view, 20, true).size(), static_cast<size_t>(kRows) * 20);
+    }
   }
 }
 
@@ -111,6 +140,7 @@ void test_masks_that_lie_stay_inside() {
 int main() {
   autoglm::test_products_are_those_of_dense_codes();
   autoglm::test_rows_that_are_not_sparse_are_refused();
+  autoglm::test_a_block_may_be_full();
   autoglm::test_masks_that_lie_stay_inside();
   return autoglm::test::finish_tests();
 }

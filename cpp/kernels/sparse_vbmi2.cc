@@ -6,45 +6,84 @@
 namespace autoglm::sparse {
 namespace {
 
-constexpr int kUnit = 64;
-constexpr int kPrefetchCodes = 2048;  // about as far ahead as a page of masks
-constexpr int kPrefetchUnits = 256;
+constexpr int kSpan = 16;             // units that are taken together: 64 columns
+constexpr int kPrefetchBytes = 2048;  // the hardware does not look past the end of a page
+constexpr int kMaskBytes = kSpan * 8;
 
-// Walks the units of one block.
+// A cursor in registers, of one of kBlocks neighbours that are walked in parallel.
+template <int kBlocks>
 class Feed {
  public:
-  Feed(const PackedMatrix& w, int block)
-      : masks_(w.mask + static_cast<size_t>(block) * (w.padded_cols / 4)),
-        codes_(reinterpret_cast<const int8_t*>(w.weight) +
-               static_cast<size_t>(block) * sparse_capacity(w.padded_cols)),
-        last_(sparse_most_codes(w.padded_cols)) {}
+  explicit Feed(const Cursor& cursor)
+      : cursor_(cursor), masks_(cursor.masks + cursor.unit), at_(cursor.at) {}
 
-  // The next 64 codes, those that are not stored taken from `rest`.
-  __m512i next(__m512i rest) {
-    const uint64_t mask = *masks_;
-    const int8_t* from = codes_ + (at_ < last_ ? at_ : last_);
-    _mm_prefetch(reinterpret_cast<const char*>(masks_ + kPrefetchUnits), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(from + kPrefetchCodes), _MM_HINT_T0);
-    ++masks_;
+  // To be called before every span. What lies ahead is in the same block, or in the one that is
+  // walked after it.
+  void fetch() {
+    const int64_t mask_bytes = cursor_.num_units * 8, code_bytes = cursor_.last + kUnit;
+    const int64_t mask_at = (masks_ - cursor_.masks) * 8 + kPrefetchBytes;
+    const auto* ahead = reinterpret_cast<const char*>(cursor_.masks) + mask_at;
+    if (mask_at >= mask_bytes) ahead += (kBlocks - 1) * mask_bytes;
+    for (int line = 0; line < kMaskBytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
+    code_distance_ = kPrefetchBytes;
+    if (at_ + kPrefetchBytes >= code_bytes) code_distance_ += (kBlocks - 1) * code_bytes;
+  }
+
+  // Whether the next span lies inside the codes, as it does but at the end of a full block.
+  bool is_inside() const { return at_ <= cursor_.last - (kSpan - 1) * kUnit; }
+
+  // The next 64 codes, those that are not stored zero.
+  template <bool kIsInside>
+  __m512i next() {
+    const uint64_t mask = *masks_++;
+    const int8_t* from = cursor_.codes + (kIsInside || at_ < cursor_.last ? at_ : cursor_.last);
+    _mm_prefetch(reinterpret_cast<const char*>(from + code_distance_), _MM_HINT_T0);
     at_ += _mm_popcnt_u64(mask);
-    return _mm512_mask_expand_epi8(rest, mask, _mm512_loadu_si512(from));
+    return _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(from));
+  }
+
+  // Where the walk stands.
+  void store(Cursor* cursor) const {
+    cursor->unit = static_cast<int>(masks_ - cursor_.masks);
+    cursor->at = static_cast<int>(at_);
   }
 
  private:
+  const Cursor cursor_;
   const uint64_t* masks_;
-  const int8_t* codes_;
-  int64_t last_;
-  int64_t at_ = 0;
+  int64_t at_;
+  int64_t code_distance_ = 0;
 };
 
-// vpdpbusd multiplies unsigned by signed bytes: codes are shifted by 128, and the shift is taken
-// off with the activations' sums.
-template <int kRows>
-void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_row, int32_t* sums,
-              int stride) {
+// Sums of one activation row with one block, in two so that products need not wait for each other.
+struct Sums {
+  __m512i even, odd;
+};
+
+// The products of a span. vpdpbusd multiplies unsigned by signed bytes: codes are shifted by 128,
+// and the shift is taken off with the activations' sums.
+template <bool kIsInside, int kRows, typename Feed>
+inline void add_span(Feed& feed, const int8_t* const (&rows)[kRows], int k, Sums (&sums)[kRows]) {
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+  AUTOGLM_UNROLL
+  for (int i = 0; i < 4 * kSpan; i += 8) {
+    const __m512i first = _mm512_xor_si512(feed.template next<kIsInside>(), sign);
+    const __m512i second = _mm512_xor_si512(feed.template next<kIsInside>(), sign);
+    AUTOGLM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      int32_t quads[2];
+      __builtin_memcpy(quads, rows[r] + k + i, 8);
+      sums[r].even = _mm512_dpbusd_epi32(sums[r].even, first, _mm512_set1_epi32(quads[0]));
+      sums[r].odd = _mm512_dpbusd_epi32(sums[r].odd, second, _mm512_set1_epi32(quads[1]));
+    }
+  }
+}
+
+// Blocks are walked in parallel: more streams keep the memory busy.
+template <int kRows, int kBlocks>
+void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_row, int32_t* out) {
   const int8_t* rows[kRows];
-  __m512i even[kRows], odd[kRows];
+  Sums sums[kBlocks][kRows];
   AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
     const size_t row = static_cast<size_t>(first_row) + r;
@@ -52,45 +91,73 @@ void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_r
     const int num_groups = x.padded_cols / kGroupSize;
     int32_t sum = 0;
     for (int g = 0; g < num_groups; ++g) sum += x.group_sum[row * num_groups + g];
-    even[r] = _mm512_set1_epi32(-128 * sum);
-    odd[r] = _mm512_setzero_si512();
-  }
-  Feed feed(w, block);
-  for (int k = 0; k < w.padded_cols; k += 8) {
-    const __m512i first = _mm512_xor_si512(feed.next(_mm512_setzero_si512()), sign);
-    const __m512i second = _mm512_xor_si512(feed.next(_mm512_setzero_si512()), sign);
     AUTOGLM_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      int32_t quads[2];
-      __builtin_memcpy(quads, rows[r] + k, 8);
-      even[r] = _mm512_dpbusd_epi32(even[r], first, _mm512_set1_epi32(quads[0]));
-      odd[r] = _mm512_dpbusd_epi32(odd[r], second, _mm512_set1_epi32(quads[1]));
+    for (int b = 0; b < kBlocks; ++b) {
+      sums[b][r] = {_mm512_set1_epi32(-128 * sum), _mm512_setzero_si512()};
+    }
+  }
+  Feed<kBlocks> feeds[2] = {Feed<kBlocks>(first_unit(w, block)),
+                            Feed<kBlocks>(first_unit(w, block + kBlocks - 1))};
+  for (int k = 0; k < w.padded_cols; k += 4 * kSpan) {
+    AUTOGLM_UNROLL
+    for (int b = 0; b < kBlocks; ++b) {
+      feeds[b].fetch();
+      if (feeds[b].is_inside()) {
+        add_span<true>(feeds[b], rows, k, sums[b]);
+      } else {
+        add_span<false>(feeds[b], rows, k, sums[b]);
+      }
     }
   }
   AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    _mm512_storeu_si512(sums + static_cast<size_t>(r) * stride, _mm512_add_epi32(even[r], odd[r]));
+    AUTOGLM_UNROLL
+    for (int b = 0; b < kBlocks; ++b, out += kRowBlock) {
+      _mm512_storeu_si512(out, _mm512_add_epi32(sums[b][r].even, sums[b][r].odd));
+    }
   }
+}
+
+template <int kBlocks>
+void dot_blocks(const PackedMatrix& w, const PackedRows& x, int block, int first_row, int num_rows,
+                int32_t* sums) {
+  if (num_rows == 4) {
+    dot_rows<4, kBlocks>(w, x, block, first_row, sums);
+  } else if (num_rows == 2) {
+    dot_rows<2, kBlocks>(w, x, block, first_row, sums);
+  } else {
+    dot_rows<1, kBlocks>(w, x, block, first_row, sums);
+  }
+}
+
+template <bool kIsInside, typename Feed>
+inline void expand_span(Feed& feed, int8_t* out) {
+  AUTOGLM_UNROLL
+  for (int i = 0; i < kSpan; ++i)
+    _mm512_storeu_si512(out + i * kUnit, feed.template next<kIsInside>());
 }
 
 }  // namespace
 
-void expand_block_vbmi2(const PackedMatrix& w, int block, int8_t* out) {
-  Feed feed(w, block);
-  for (int k = 0; k < w.padded_cols; k += 4) {
-    _mm512_storeu_si512(out + static_cast<size_t>(k) * kRowBlock,
-                        feed.next(_mm512_setzero_si512()));
+void expand_units_vbmi2(Cursor* cursor, int num_units, int8_t* out) {
+  Feed<2> feed(*cursor);
+  for (int unit = 0; unit < num_units; unit += kSpan, out += kSpan * kUnit) {
+    feed.fetch();
+    if (feed.is_inside()) {
+      expand_span<true>(feed, out);
+    } else {
+      expand_span<false>(feed, out);
+    }
   }
+  feed.store(cursor);
 }
 
-void dot_block_vbmi2(const PackedMatrix& w, const PackedRows& x, int block, int first_row,
-                     int num_rows, int32_t* sums, int stride) {
-  if (num_rows == 4) {
-    dot_rows<4>(w, x, block, first_row, sums, stride);
-  } else if (num_rows == 2) {
-    dot_rows<2>(w, x, block, first_row, sums, stride);
+void dot_vbmi2(const PackedMatrix& w, const PackedRows& x, int block, int num_blocks, int first_row,
+               int num_rows, int32_t* sums) {
+  if (num_blocks == 2) {
+    dot_blocks<2>(w, x, block, first_row, num_rows, sums);
   } else {
-    dot_rows<1>(w, x, block, first_row, sums, stride);
+    dot_blocks<1>(w, x, block, first_row, num_rows, sums);
   }
 }
 

@@ -16,9 +16,7 @@ uint64_t kv_token_bytes(const KvLayer& kv) {
 }
 
 uint64_t weight_bytes(const PackedMatrix& weight) {
-  const bool is_sparse = weight.type == WeightType::kS8;
-  uint64_t bytes = is_sparse ? sparse_capacity(weight.padded_cols)
-                             : row_block_bytes(weight.type, weight.padded_cols);
+  uint64_t bytes = row_block_bytes(weight.type, weight.padded_cols);
   bytes *= static_cast<uint64_t>(weight.padded_rows / kRowBlock);
   if (weight.scale != nullptr) bytes += kFloat * weight.padded_rows;
   if (weight.group_scale != nullptr) {

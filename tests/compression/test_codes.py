@@ -89,40 +89,46 @@ def test_packed_codes_stand_for_their_values(target):
     assert np.allclose(stored, values_of(codes, grid), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(16, 128), (37, 200), (1, 5)])
-def test_sparse_codes_are_those_of_the_core(rows, cols):
-    weights = pruned(matrix(rows, cols))
+SPARSE = [("sparse8", "unstructured", 0.8), ("half8", "unstructured", 0.5), ("half8", "2:4", 0.5)]
+
+
+@pytest.mark.parametrize(("target", "pattern", "sparsity"), SPARSE)
+@pytest.mark.parametrize(("rows", "cols"), [(16, 128), (37, 201), (1, 5)])
+def test_sparse_codes_are_those_of_the_core(rows, cols, target, pattern, sparsity):
+    weights = pruned(matrix(rows, cols), pattern, sparsity)
     grid = int8_grid(weights)
-    parts = pack_codes(round_to_nearest(weights, grid), grid, "sparse8")
-    assert parts == pack_floats(weights, "sparse8")
+    parts = pack_codes(round_to_nearest(weights, grid), grid, target)
+    assert parts == pack_floats(weights, target)
     dense = unpack(pack_floats(weights, "int8"), "int8", rows, cols)
-    assert np.array_equal(unpack(parts, "sparse8", rows, cols), dense)
+    assert np.array_equal(unpack(parts, target, rows, cols), dense)
 
 
-def test_too_many_codes_for_sparse8_are_refused():
+@pytest.mark.parametrize(("target", "message"), [("sparse8", "256; prune 80"), ("half8", "512")])
+def test_too_many_codes_for_a_sparse_format_are_refused(target, message):
     weights = matrix(16, 64)
     grid = int8_grid(weights)
-    with pytest.raises(ModelFileError, match="sparse8 takes 256; prune 80 % of each row first"):
-        pack_codes(round_to_nearest(weights, grid), grid, "sparse8")
-    with pytest.raises(_core.CoreError, match="prune 80 % of each row first"):
-        pack_floats(weights, "sparse8")
+    with pytest.raises(ModelFileError, match=f"{target} takes {message}"):
+        pack_codes(round_to_nearest(weights, grid), grid, target)
+    with pytest.raises(_core.CoreError, match=f"{target} takes {message}"):
+        pack_floats(weights, target)
 
 
 @pytest.mark.parametrize("isa", ["scalar", "", "avx2"])
 @pytest.mark.parametrize("num_tokens", [1, 3, 20])
-def test_products_with_sparse_codes_are_those_of_dense_ones(isa, num_tokens):
+@pytest.mark.parametrize(("target", "pattern", "sparsity"), SPARSE)
+def test_products_with_sparse_codes_are_those_of_dense_ones(
+    isa, num_tokens, target, pattern, sparsity
+):
     if isa and isa not in _core.cpu_info()["supported"]:
         isa = "scalar"
-    weights = pruned(matrix(48, 300))
+    weights = pruned(matrix(48, 300), pattern, sparsity)
     x = np.random.default_rng(2).standard_normal((num_tokens, 300)).astype(np.float32)
     dense = _core.gemm("int8", pack_floats(weights, "int8"), 48, x, isa=isa)
-    assert np.array_equal(
-        _core.gemm("sparse8", pack_floats(weights, "sparse8"), 48, x, isa=isa), dense
-    )
+    assert np.array_equal(_core.gemm(target, pack_floats(weights, target), 48, x, isa=isa), dense)
 
 
-def pruned(weights: np.ndarray) -> np.ndarray:
-    pruning = Pruning(method="magnitude", pattern="unstructured", sparsity=0.8)
+def pruned(weights: np.ndarray, pattern: str, sparsity: float) -> np.ndarray:
+    pruning = Pruning(method="magnitude", pattern=pattern, sparsity=sparsity)
     return weights * kept_weights(np.abs(weights), pruning)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from autoglm import _core
 from autoglm.errors import ModelFileError
-from autoglm.modelfile.arch import WeightFormat
+from autoglm.modelfile.arch import SPARSE_FORMATS, WeightFormat
 from autoglm.modelfile.layout import GROUP_SIZE, OFFSET_FORMAT, ROW_BLOCK
 
 Floats = NDArray[np.float32]
@@ -25,7 +25,8 @@ Item = TypeVar("Item", bound=np.generic)
 _INT8_ALIGN = 64
 _INT4_ALIGN = 2 * GROUP_SIZE
 _INT4_ZERO = 8
-_REGISTER_BYTES = 64  # read past the codes of sparse8
+_PRUNED: dict[WeightFormat, int] = {"sparse8": 80, "half8": 50}
+_REGISTER_BYTES = 64  # read past the codes of sparse formats
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def values_of(codes: Codes, grid: Grid) -> Floats:
 def pack_codes(codes: Codes, grid: Grid, target: WeightFormat) -> list[bytes]:
     """The parts of the packed matrix, in the order of `_core.packed_shapes`.
 
-    ModelFileError when "sparse8" has no room for all codes that are not zero.
+    ModelFileError when a sparse format has no room for all codes that are not zero.
     """
     rows = codes.shape[0]
     padding = -rows % ROW_BLOCK
@@ -121,8 +122,8 @@ def pack_codes(codes: Codes, grid: Grid, target: WeightFormat) -> list[bytes]:
         padded = _pad_columns(codes, _INT8_ALIGN)
         blocks = padded.reshape(len(padded) // ROW_BLOCK, ROW_BLOCK, -1, 4)
         in_order = np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
-        if target == "sparse8":
-            return [*_without_zeros(in_order, codes.shape), scale]
+        if target in SPARSE_FORMATS:
+            return [*_without_zeros(in_order, codes.shape, target), scale]
         return [in_order.tobytes(), scale]
     nibbles = (_pad_columns(codes, _INT4_ALIGN) + _INT4_ZERO).astype(np.uint8)
     halves = nibbles.reshape(len(nibbles) // ROW_BLOCK, ROW_BLOCK, -1, 2, ROW_BLOCK, 4)
@@ -134,9 +135,9 @@ def pack_codes(codes: Codes, grid: Grid, target: WeightFormat) -> list[bytes]:
     return [packed.transpose(0, 2, 3, 1, 4).tobytes(), groups.tobytes(), scale]
 
 
-def _without_zeros(blocks: Codes, shape: tuple[int, ...]) -> list[bytes]:
-    """Masks and codes of sparse8: `blocks` is [blocks, cols / 4, 16, 4]."""
-    capacity = _core.packed_shapes("sparse8", *shape)[1][2][1]
+def _without_zeros(blocks: Codes, shape: tuple[int, ...], target: WeightFormat) -> list[bytes]:
+    """Masks and codes of a sparse format: `blocks` is [blocks, cols / 4, 16, 4]."""
+    capacity = _core.packed_shapes(target, *shape)[1][2][1]
     num_blocks = len(blocks)
     flat = blocks.reshape(num_blocks, -1)
     is_kept = flat != 0
@@ -144,8 +145,8 @@ def _without_zeros(blocks: Codes, shape: tuple[int, ...]) -> list[bytes]:
     counts = is_kept.sum(axis=1)
     if counts.max() > capacity - _REGISTER_BYTES:
         message = (
-            f"16 rows hold {counts.max()} weights that are not zero, sparse8 takes "
-            f"{capacity - _REGISTER_BYTES}; prune 80 % of each row first"
+            f"16 rows hold {counts.max()} weights that are not zero, {target} takes "
+            f"{capacity - _REGISTER_BYTES}; prune {_PRUNED[target]} % of each row first"
         )
         raise ModelFileError(message)
     codes = np.zeros((num_blocks, capacity), np.int8)

@@ -224,7 +224,7 @@ def _one_of(fields: Fields, key: str, values: tuple[int, ...], default: int) -> 
 
 
 def _bits(fields: Fields, weights: WeightFormat) -> int:
-    usual = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4, "sparse8": 8}[weights]
+    usual = {"fp32": 32, "bf16": 16, "int4": 4}.get(weights, 8)
     return _one_of(fields, "bits", (usual, 3) if weights == "int4" else (usual,), usual)
 
 
