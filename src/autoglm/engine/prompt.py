@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from autoglm.engine.known_prefixes import KnownPrefixes
 from autoglm.engine.template import TemplateError, TemplateRefusalError
 from autoglm.engine.tools import call_value, form_of, plain_messages, shows_tools, tool_value
 from autoglm.errors import InvalidRequestError, ModelFileError
@@ -63,6 +64,7 @@ class PromptBuilder:
         cannot be used.
         """
         self._tokenizer = tokenizer
+        self._prefixes = KnownPrefixes(tokenizer)
         self._source = PLAIN_TEMPLATE if template is None else template
         self._render = render
         self._variables = dict(special_tokens or {})
@@ -90,7 +92,7 @@ class PromptBuilder:
         contents = [message.content.strip() for message in messages]
         pieces = self._pieces(tuple(message.role for message in messages), extras)
         if not any(self._tokenizer.is_control_in(content) for content in contents):
-            return self._tokenizer.encode("".join(_fill(pieces, contents)))
+            return self._prefixes.encode("".join(_fill(pieces, contents)))
         ids: list[int] = []
         for piece, text in zip(pieces, _fill(pieces, contents), strict=True):
             ids += self._tokenizer.encode(text, has_controls=isinstance(piece, str))

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,7 @@ class Tokenizer:
         self._controls = {id_: token.content for id_, token in added if token.special}
         # Whether text without the name of a control token cannot become one.
         self._is_literal = not any(token.normalized for _, token in added if token.special)
+        self._added = [token for _, token in added]
 
     @classmethod
     def from_file(cls, path: Path, *, vocab_size: int) -> Tokenizer:
@@ -177,6 +179,32 @@ class Tokenizer:
     def is_control(self, token_id: int) -> bool:
         """Whether the token is left out of decoded text."""
         return token_id in self._controls
+
+    def control_name(self, token_id: int) -> str:
+        """What a control token is called in text."""
+        return self._controls[token_id]
+
+    def starts_with_control(self, text: str, start: int) -> bool:
+        """Whether the name of a control token stands at `start`."""
+        return text.startswith(tuple(self._controls.values()), start)
+
+    @cached_property
+    def has_firm_controls(self) -> bool:
+        """Whether a control token is found by its name alone, whatever stands before it.
+
+        Then text may be cut before one: the ids of both sides are those of the whole.
+        """
+        names = set(self._controls.values())
+        beginnings = {name[:end] for name in names for end in range(1, len(name) + 1)}
+        lengths = set(map(len, names))
+        for token in self._added:
+            if token.special and (token.lstrip or token.single_word or token.normalized):
+                return False
+            for start in range(1, len(token.content)):
+                tail = token.content[start:]
+                if tail in beginnings or any(tail[:length] in names for length in lengths):
+                    return False  # it could reach across the cut
+        return True
 
     def is_control_name(self, text: str) -> bool:
         """Whether `text` is the name of a control token."""
