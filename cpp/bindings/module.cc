@@ -2,11 +2,14 @@
 // elsewhere.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 
 #include <string>
+#include <tuple>
 
 #include "base/cpu_features.h"
 #include "base/error.h"
+#include "base/json_shape.h"
 #include "bindings/bind.h"
 
 namespace nb = nanobind;
@@ -59,6 +62,13 @@ nb::dict cpu_info() {
   return info;
 }
 
+std::tuple<size_t, size_t, size_t> shape_of_json(const nb::bytes& text) {
+  const std::span<const char> chars(text.c_str(), text.size());
+  const nb::gil_scoped_release release;
+  const JsonShape shape = json_shape(std::as_bytes(chars));
+  return {shape.num_values, shape.num_containers, shape.depth};
+}
+
 }  // namespace
 }  // namespace autoglm
 
@@ -68,6 +78,8 @@ NB_MODULE(_core, m) {
   autoglm::bind_error(m);
   m.def("cpu_info", autoglm::cpu_info, nb::sig("def cpu_info() -> dict[str, object]"),
         "The kernel path in use (isa), those supported, physical_cores, vendor and features.");
+  m.def("json_shape", autoglm::shape_of_json, nb::arg("text"),
+        "How many values and containers a JSON text has at most, and how deep it goes.");
   autoglm::bind_engine(m);
   autoglm::bind_quant(m);
   autoglm::bind_kernels(m);

@@ -17,6 +17,11 @@ def cpu_info() -> dict[str, object]:
     The kernel path in use (isa), those supported, physical_cores, vendor and features.
     """
 
+def json_shape(text: bytes) -> tuple[int, int, int]:
+    """
+    How many values and containers a JSON text has at most, and how deep it goes.
+    """
+
 class ModelConfig:
     """Shape and flags of a model; fields are documented in model/config.h."""
 

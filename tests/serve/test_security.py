@@ -1,6 +1,7 @@
 """Who may reach the service: addresses, hosts, origins, keys and the size of bodies."""
 
 import asyncio
+import json
 import socket
 
 import pytest
@@ -194,6 +195,25 @@ def test_a_body_beyond_the_bound_is_refused_announced_or_not(tiny_server: Server
         except (BrokenPipeError, ConnectionResetError):
             seen = b"HTTP/1.1 413"  # it was cut off before everything was sent
         assert b" 413" in seen.split(b"\r\n")[0]
+
+
+HUGE = {
+    "numbers": (b'{"prompt":[' + b"1," * 2_000_000 + b"1]}", "values"),
+    "objects": (b'{"messages":[' + b"{}," * 100_000 + b"{}]}", "objects and lists"),
+    "depth": (b'{"messages":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "levels"),
+}
+
+
+@pytest.mark.parametrize(("body", "message"), HUGE.values(), ids=HUGE)
+def test_bodies_of_very_many_values_are_refused_unbuilt(tiny_server: Server, body, message) -> None:
+    reply = tiny_server.send("POST", "/v1/chat/completions", body)
+    assert reply.status == 400
+    assert message in reply.json["error"]["message"]
+
+
+def test_text_counts_as_one_value(tiny_server: Server) -> None:
+    prompt = json.dumps({"prompt": "[{,:" * 70_000}).encode()
+    assert tiny_server.send("POST", "/tokenize", prompt).status == 200
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,9 @@ EXTRA = "serve"
 SHUTDOWN_S = 5
 KEEP_CONNECTION_S = 30
 BACKLOG = 2048
+# How long a thread computes in Python while others want to. Passes ask grammars in between, and a
+# thread that reads a large body must not keep the event loop.
+SWITCH_S = 0.0005
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -91,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         note("llguidance is not installed: requests with tools or a form of answers are refused")
     _log_to_stderr(serve)
     _allow_many_sockets()
+    sys.setswitchinterval(SWITCH_S)
     with _page_saver(serve) as saver:
         service = make_service(settings, serve, saver)
         reloader = Reloader(service, load, config_path(os.environ))
@@ -155,6 +160,7 @@ def _serve(app: Application, serve: ServeSettings) -> int:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         server = uvicorn.Server(config)
+        gc.freeze()  # what is there by now stays; collections need not look at it
         with _stop_by_signal(server):
             note(f"serving on http://{shown}:{port}")
             server.run(sockets=[listener])

@@ -119,7 +119,8 @@ def _routes(service: Service, reloader: Reloader | None) -> Sequence[Route]:
             raise UsageError(message)
         return Json(asdict(reloader.reload()))
 
-    handlers: list[tuple[str, str, Handler]] = [
+    handlers: list[tuple[str, str, Handler]] = [  # they are tried in this order
+        ("POST", "/v1/chat/completions", ChatRoute(service).__call__),
         ("GET", "/", pages.index),
         ("GET", "/console/status", pages.status),
         ("GET", "/console/{name}", pages.file),
@@ -129,7 +130,6 @@ def _routes(service: Service, reloader: Reloader | None) -> Sequence[Route]:
         ("GET", "/openapi.json", openapi),
         ("GET", "/v1/models", texts.models),
         ("GET", "/v1/models/{name:path}", texts.model),
-        ("POST", "/v1/chat/completions", ChatRoute(service).__call__),
         ("POST", "/v1/completions", CompletionRoute(service).__call__),
         ("POST", "/v1/embeddings", texts.embeddings),
         ("POST", "/tokenize", texts.tokenize),

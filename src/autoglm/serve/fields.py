@@ -9,14 +9,18 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from autoglm._core import json_shape
 from autoglm.serve.errors import FieldError
 
 MAX_DEPTH = 100
+MAX_VALUES = 2**18
+MAX_CONTAINERS = 2**16
 MAX_SHOWN = 60
 
 
 def parse_object(content: bytes) -> Fields:
     """The JSON object in a body. Raises FieldError."""
+    _check_shape(content)
     try:
         value = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as err:
@@ -25,7 +29,6 @@ def parse_object(content: bytes) -> Fields:
     if not isinstance(value, dict):
         message = "the body must be a JSON object"
         raise FieldError(message)
-    _check_depth(value)
     return Fields(value)
 
 
@@ -34,14 +37,18 @@ def _refuse_constant(_name: str) -> NoReturn:
     raise ValueError(message)
 
 
-def _check_depth(value: dict[str, Any] | list[Any], depth: int = 1) -> None:
+def _check_shape(content: bytes) -> None:
+    """Before anything is built: that takes the interpreter for itself while it lasts."""
+    num_values, num_containers, depth = json_shape(content)
     if depth > MAX_DEPTH:
         message = f"the body is nested deeper than {MAX_DEPTH} levels"
         raise FieldError(message)
-    parts = value.values() if isinstance(value, dict) else value
-    for inner in parts:
-        if isinstance(inner, dict | list):
-            _check_depth(inner, depth + 1)
+    if num_values > MAX_VALUES:
+        message = f"the body has more than {MAX_VALUES} values"
+        raise FieldError(message)
+    if num_containers > MAX_CONTAINERS:
+        message = f"the body has more than {MAX_CONTAINERS} objects and lists"
+        raise FieldError(message)
 
 
 class Fields:
