@@ -16,9 +16,9 @@
 namespace autoglm {
 namespace {
 
-// Long enough to bridge the serial parts of a decode step, short enough to cost no battery between
-// requests.
-constexpr std::chrono::microseconds kSpinTime{100};
+// Long enough to bridge the serial parts of a decode step, among them the questions to the grammars
+// of eight answers; short enough to cost no battery between requests.
+constexpr std::chrono::microseconds kSpinTime{250};
 
 inline void relax_cpu() {
 #if defined(__x86_64__)

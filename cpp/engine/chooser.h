@@ -1,8 +1,8 @@
 // Chooses the next token of one sequence, which may have to keep to what a judge says.
 //
-// Most tokens that a model draws are fine: the judge is asked about the one that was drawn, and
-// only where it refuses a mask is made and another one drawn. Answers are distributed as if all
-// were drawn under masks, see Sampler::redraw().
+// Most tokens that a model draws are fine: the judge is asked about the one that was drawn. Where
+// it refuses another one is drawn, and after some of them one under a mask. Answers are distributed
+// as if all were drawn under masks, see Sampler::redraw().
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ class Chooser {
   void reset();
 
   // Draws the token after `tokens` with the arguments of Sampler::sample(), if that is possible
-  // without a mask or with the one there is.
+  // without a mask or with the one there is. `sampling` and `tokens` are used by judge() too.
   void draw(std::span<const float> logits, const Sampling& sampling,
             std::span<const int32_t> tokens, size_t num_prompt);
   // Asks the judge what to do with what was drawn.
@@ -48,13 +48,19 @@ class Chooser {
 
  private:
   static constexpr int32_t kNone = -1;
+  static constexpr int kFreeDraws = 2;  // of one token, before a mask is made
+
+  // Asks about free draws; whether one may come.
+  bool take_free();
 
   Sampler sampler_;
   std::shared_ptr<Judge> judge_;
   Judge::Verdict verdict_;
   int32_t drawn_ = kNone;
-  bool is_bound_ = false;          // nothing may be drawn without a mask
-  bool is_refused_ = false;        // what was drawn first
+  bool is_bound_ = false;    // nothing may be drawn without a mask
+  bool is_refused_ = false;  // whatever was drawn freely
+  const Sampling* sampling_ = nullptr;
+  std::span<const int32_t> tokens_;
   std::vector<uint32_t> allowed_;  // of the next token; empty: not known
 };
 

@@ -69,7 +69,9 @@ bool is_set(std::span<const uint32_t> bits, size_t id) {
   return id / kWordBits < bits.size() && (bits[id / kWordBits] & kBits[id % kWordBits]) != 0;
 }
 
-bool is_greedy(const Sampling& s) { return s.temperature == 0.0f || s.top_k == 1; }
+double uniform_of_attempt(uint64_t seed, uint64_t position, int attempt) {
+  return uniform_at(seed ^ (static_cast<uint64_t>(attempt) * 0xd1342543de82ef95u), position);
+}
 
 // Forbids those of kWordBits logits whose bit is not set. Integers, which compilers vectorise.
 void select(uint32_t word, float* logits) {
@@ -103,6 +105,8 @@ void validate_sampling(const Sampling& s, int vocab_size) {
         "-1 (off) or a number of tokens");
 }
 
+bool is_greedy(const Sampling& s) { return s.temperature == 0.0f || s.top_k == 1; }
+
 bool is_filtered(const Sampling& s) {
   return !is_greedy(s) && (s.top_k > 0 || s.top_p < 1.0f || s.min_p > 0.0f);
 }
@@ -122,20 +126,25 @@ int32_t Sampler::sample(std::span<const float> logits, const Sampling& sampling,
   return draw(adjusted, adjusted[best], sampling, uniform_at(sampling.seed, tokens.size()));
 }
 
+int32_t Sampler::redraw(const Sampling& sampling, std::span<const int32_t> tokens,
+                        int attempt) const {
+  return pick(uniform_of_attempt(sampling.seed, tokens.size(), attempt) * total_);
+}
+
 // The weights of the first draw serve again, unless those of all that may come were too small.
 int32_t Sampler::redraw(std::span<const float> logits, const Sampling& sampling,
-                        std::span<const int32_t> tokens, size_t num_prompt,
+                        std::span<const int32_t> tokens, size_t num_prompt, int attempt,
                         std::span<const uint32_t> allowed) {
   constexpr double kLeastWeight = 1e-200;
   if (is_greedy(sampling)) return sample(logits, sampling, tokens, num_prompt, allowed);
-  const double u = uniform_at(~sampling.seed, tokens.size());
+  const double u = uniform_of_attempt(sampling.seed, tokens.size(), attempt);
   std::erase_if(candidates_, [&](const Candidate& one) { return !is_set(allowed, one.id); });
-  const double total = total_weight();
-  if (total < kLeastWeight) {
+  total_ = total_weight();
+  if (total_ < kLeastWeight) {
     const std::span<const float> adjusted = adjust(logits, sampling, tokens, num_prompt, allowed);
     return draw(adjusted, adjusted[find_largest(adjusted)], sampling, u);
   }
-  return pick(u * total);
+  return pick(u * total_);
 }
 
 std::span<const float> Sampler::adjust(std::span<const float> logits, const Sampling& sampling,
@@ -206,7 +215,8 @@ int32_t Sampler::draw(std::span<const float> logits, float largest, const Sampli
   std::erase_if(candidates_, [&](const Candidate& candidate) {
     return candidate.weight < sampling.min_p || candidate.weight == 0.0;
   });
-  return pick(u * total_weight());
+  total_ = total_weight();
+  return pick(u * total_);
 }
 
 int32_t Sampler::pick(double weight) const {

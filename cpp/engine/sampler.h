@@ -31,6 +31,8 @@ struct Sampling {
 // Throws Error(kArgumentError) naming the parameter that is out of range.
 void validate_sampling(const Sampling& sampling, int vocab_size);
 
+// Whether the likeliest token is chosen.
+bool is_greedy(const Sampling& sampling);
 // Whether unlikely tokens are left out; which ones then depends on all that may come.
 bool is_filtered(const Sampling& sampling);
 
@@ -49,12 +51,16 @@ class Sampler {
                  std::span<const int32_t> tokens, size_t num_prompt,
                  std::span<const uint32_t> allowed = {});
 
-  // Draws among `allowed` after the last call, a sample() of the same arguments that allowed all,
-  // drew a token that must not come. Unless is_filtered(), both draws together have the
-  // distribution of one draw among `allowed`: with p(A) the share of the allowed ones,
-  // p(x) + (1 - p(A)) p(x) / p(A) = p(x) / p(A). The second draw has a number of its own.
+  // Further draws after the last call, a sample() of the same arguments that allowed all, drew a
+  // token that must not come. They have numbers of their own, by `attempt` from 1 on.
+  //
+  // Unless is_filtered(), all attempts together have the distribution of one draw among `allowed`,
+  // p(x) / a with a = p(allowed): each of k free ones gives x with probability p(x) if all before
+  // it were refused, the one among `allowed` with p(x) / a, and
+  // p(x) (1 + (1 - a) + ... + (1 - a)^(k - 1)) + (1 - a)^k p(x) / a = p(x) / a.
+  int32_t redraw(const Sampling& sampling, std::span<const int32_t> tokens, int attempt) const;
   int32_t redraw(std::span<const float> logits, const Sampling& sampling,
-                 std::span<const int32_t> tokens, size_t num_prompt,
+                 std::span<const int32_t> tokens, size_t num_prompt, int attempt,
                  std::span<const uint32_t> allowed);
 
  private:
@@ -83,6 +89,7 @@ class Sampler {
   std::vector<int32_t> num_generated_;  // zero between calls
   std::vector<uint8_t> is_counted_;     // zero between calls
   std::vector<Candidate> candidates_;
+  double total_ = 0.0;  // weight of candidates_
 };
 
 }  // namespace autoglm

@@ -86,7 +86,7 @@ void test_draws_follow_the_filtered_distribution() {
   }
 }
 
-// A free draw, and where it is refused another one, against the distribution of draws under a mask.
+// Free draws, and where all are refused one under a mask, against the distribution of masked draws.
 void test_draws_that_are_refused_and_repeated_follow_the_masked_distribution() {
   constexpr int kDraws = 20000;
   const std::vector<float> logits = random_logits(3);
@@ -114,7 +114,10 @@ void test_draws_that_are_refused_and_repeated_follow_the_masked_distribution() {
       for (int i = 1; i <= kDraws; ++i) {
         const std::span<const int32_t> text(tokens.data(), static_cast<size_t>(i));
         int32_t id = sampler.sample(logits, sampling, text, i);
-        if (!may_come(id)) id = sampler.redraw(logits, sampling, text, i, allowed);
+        for (int attempt = 1; attempt < 3 && !may_come(id); ++attempt) {
+          id = sampler.redraw(sampling, text, attempt);
+        }
+        if (!may_come(id)) id = sampler.redraw(logits, sampling, text, i, 3, allowed);
         ++counts[id];
       }
       for (const auto& [id, p] : distribution(biased, sampling)) {
@@ -133,7 +136,7 @@ void test_a_repeated_greedy_draw_is_the_likeliest_that_may_come() {
   const int32_t best = sampler.sample(logits, {}, tokens, 1);
   std::vector<uint32_t> allowed(2, ~uint32_t{0});
   allowed[best / 32] &= ~(uint32_t{1} << (best % 32));
-  const int32_t second = sampler.redraw(logits, {}, tokens, 1, allowed);
+  const int32_t second = sampler.redraw(logits, {}, tokens, 1, 1, allowed);
   CHECK_EQ(second, sampler.sample(logits, {}, tokens, 1, allowed));
   CHECK(second != best);
 }
