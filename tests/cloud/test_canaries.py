@@ -59,9 +59,14 @@ class Tap:
     def _copy(self, source, target):
         try:
             with source, target:
-                while data := source.recv(65_536):
-                    self.seen += data
-                    target.sendall(data)
+                try:
+                    while data := source.recv(65_536):
+                        self.seen += data
+                        target.sendall(data)
+                finally:
+                    # Closing alone tells nobody while the other thread waits for its socket.
+                    target.shutdown(socket.SHUT_RDWR)
+                    source.shutdown(socket.SHUT_RDWR)
         except OSError:
             return
 

@@ -14,6 +14,7 @@ from hypercorn.config import Config
 from hypercorn.utils import LifespanFailureError
 
 from autoglm.cloud.app import CloudApp
+from autoglm.cloud.http2 import use_orderly_connections
 from autoglm.cloud.settings import CloudSettings
 from autoglm.engine.base import Engine
 from autoglm.errors import StorageError
@@ -38,6 +39,7 @@ async def _run(
     settings: CloudSettings, engine: Engine | None, model: str, ready: Callable[[str], None]
 ) -> None:
     app = CloudApp(settings, engine, model)
+    use_orderly_connections()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in STOPPING:
