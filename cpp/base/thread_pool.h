@@ -38,6 +38,9 @@ class ThreadPool {
     });
   }
 
+  // Whether workers shall wait longer for the next loop before they sleep.
+  void set_alert(bool is_alert) { is_alert_ = is_alert; }
+
  private:
   // Loop number in the upper half, pieces not yet taken of one thread's share in the lower: taking
   // one by compare-and-swap proves that the loop is still the same.
@@ -75,6 +78,7 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> loop_{0};
   alignas(64) std::atomic<uint32_t> num_done_{0};
   std::atomic<int> num_sleeping_{0};
+  std::atomic<bool> is_alert_{false};
   std::atomic<bool> is_stopping_{false};
 };
 

@@ -83,6 +83,9 @@ class Executor {
     });
   }
 
+  // As ThreadPool::set_alert().
+  void set_alert(bool is_alert) { workers_->pool.set_alert(is_alert); }
+
   // Logits of every token of a sequence of its own, [ids.size()][vocab_size]; nothing is reused or
   // kept.
   void logits(std::span<const int32_t> ids, float* out, const Checkpoint& checkpoint);

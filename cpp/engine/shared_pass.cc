@@ -7,6 +7,21 @@
 #include "base/error.h"
 
 namespace autoglm {
+namespace {
+
+// Keeps workers awake while judges are asked between passes.
+class Alert {
+ public:
+  Alert(Executor& executor, bool is_alert) : executor_(executor) { executor_.set_alert(is_alert); }
+  ~Alert() { executor_.set_alert(false); }
+  Alert(const Alert&) = delete;
+  Alert& operator=(const Alert&) = delete;
+
+ private:
+  Executor& executor_;
+};
+
+}  // namespace
 
 SharedPass::SharedPass(Executor& executor, std::span<const PassItem> items, Clock clock)
     : executor_(executor), items_(items), clock_(clock), outcomes_(items.size()) {
@@ -34,6 +49,10 @@ SharedPass::SharedPass(Executor& executor, std::span<const PassItem> items, Cloc
 }
 
 std::vector<PassOutcome> SharedPass::run(double seconds, const Checkpoint& poll) {
+  const Alert alert(executor_, std::ranges::any_of(items_, [](const PassItem& item) {
+                      const std::lock_guard lock(item.session->mutex_);
+                      return item.session->chooser_.has_judge();
+                    }));
   if (items_.size() == 1) {
     run_alone(seconds, poll);
   } else if (!items_.empty()) {
