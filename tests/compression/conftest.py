@@ -1,12 +1,15 @@
 """A tiny checkpoint whose tokenizer reads words, and texts of such words."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.modelfile.conftest import Parts, leftovers, parts
+
+import autoglm
+from autoglm.compression.stage import Stage
 
 __all__ = ["leftovers", "parts"]
 
@@ -51,3 +54,30 @@ def recipe(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def compress_twice(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path, Path | str], Path]:
+    """Compress in one go, and with an interruption after a layer: the bytes must be equal."""
+
+    def compress(source: Path, recipe: Path | str) -> Path:
+        whole, out = tmp_path / "whole", tmp_path / "out"
+        autoglm.compress(source, recipe, out=whole, calibration=text)
+        note = Stage.finish_unit
+
+        def stop(stage: Stage, unit: str, names: Sequence[str]) -> None:
+            note(stage, unit, names)
+            if unit == "model.layers.0":
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Stage, "finish_unit", stop)
+            autoglm.compress(source, recipe, out=out, calibration=text)
+        assert autoglm.compress(source, recipe, out=out, calibration=text).resumed_units == 2
+        first, second = (path / "model.safetensors" for path in (whole, out))
+        assert first.read_bytes() == second.read_bytes()
+        return out
+
+    return compress

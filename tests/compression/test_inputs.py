@@ -9,7 +9,6 @@ from tests.modelfile.conftest import HEAD_DIM
 import autoglm
 from autoglm.compression.inputs import input_range, input_scale, power_for
 from autoglm.compression.recipe import parse_recipe
-from autoglm.compression.stage import Stage
 from autoglm.engine.native import NativeModel
 from autoglm.errors import ModelConfigError, ModelFileError, UsageError
 from autoglm.modelfile.bundle import open_bundle
@@ -93,23 +92,9 @@ def test_range_cuts_off_what_costs_more_than_it_brings(bits):
 
 
 def test_interrupted_calibration_meets_the_stored_scales(
-    lopsided, text, recipe, tmp_path, monkeypatch
+    lopsided, recipe, compress_twice, tmp_path
 ):
-    mine = recipe(CALIBRATED)
-    autoglm.compress(lopsided, mine, out=tmp_path / "whole", calibration=text)
-    note = Stage.finish_unit
-
-    def stop(self, unit, names):
-        note(self, unit, names)
-        if unit == "model.layers.0":
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Stage, "finish_unit", stop)
-        autoglm.compress(lopsided, mine, out=tmp_path / "out", calibration=text)
-    assert autoglm.compress(lopsided, mine, out=tmp_path / "out", calibration=text).resumed_units
-    first, second = (tmp_path / name / "model.safetensors" for name in ("whole", "out"))
-    assert first.read_bytes() == second.read_bytes()
+    compress_twice(lopsided, recipe(CALIBRATED))
     inputs = open_bundle(tmp_path / "out").packing.inputs
     assert inputs[LARGE] == ("scale", "range")
     assert len(inputs) == 8 and all("range" in parts for parts in inputs.values())

@@ -98,24 +98,8 @@ def test_dead_layer_is_refused(source, text, recipe, tmp_path, heads, channels, 
         autoglm.compress(source, mine, out=tmp_path / "out", calibration=text)
 
 
-def test_interrupted_work_goes_on_and_ends_in_the_same_bytes(source, text, tmp_path, monkeypatch):
-    from autoglm.compression.stage import Stage
-
-    name = "prune-structured-30"
-    autoglm.compress(source, name, out=tmp_path / "whole", calibration=text)
-    note = Stage.finish_unit
-
-    def stop(self, unit, names):
-        note(self, unit, names)
-        if unit == "model.layers.0":
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Stage, "finish_unit", stop)
-        autoglm.compress(source, name, out=tmp_path / "out", calibration=text)
-    assert autoglm.compress(source, name, out=tmp_path / "out", calibration=text).resumed_units == 2
-    first, second = (tmp_path / p / "model.safetensors" for p in ("whole", "out"))
-    assert first.read_bytes() == second.read_bytes()
+def test_interrupted_work_goes_on_and_ends_in_the_same_bytes(source, compress_twice):
+    compress_twice(source, "prune-structured-30")
 
 
 def test_groups_that_count_for_nothing_go_with_their_keys(parts, source, text, recipe, tmp_path):

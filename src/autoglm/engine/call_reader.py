@@ -10,10 +10,21 @@ from typing import Any
 
 from autoglm.engine.growing_call import GrowingCall, growing_call
 from autoglm.engine.stop import overlap
-from autoglm.engine.tools import CLOSE, OPEN, ToolForm, is_text_schema
+from autoglm.engine.tools import (
+    CLOSE,
+    KEY_CLOSE,
+    KEY_OPEN,
+    OPEN,
+    VALUE_CLOSE,
+    VALUE_OPEN,
+    ToolForm,
+    is_text_schema,
+)
 from autoglm.types import Tool, ToolCall
 
-_GLM_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+_GLM_ARGUMENT = re.compile(
+    rf"{KEY_OPEN}(.*?){KEY_CLOSE}\s*{VALUE_OPEN}(.*?){VALUE_CLOSE}", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +146,7 @@ class CallReader:
         return ToolCall(str(value["name"]), json.dumps(arguments, ensure_ascii=False))
 
     def _glm(self, body: str) -> ToolCall | None:
-        name = body.partition("<arg_key>")[0].strip()
+        name = body.partition(KEY_OPEN)[0].strip()
         tool = self._tools.get(name)
         if tool is None:
             return None
