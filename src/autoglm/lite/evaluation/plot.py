@@ -17,7 +17,7 @@ _SYSTEMS = {"model": "LITE", "lead3": "LEAD-3", "textrank": "TextRank", "oracle"
 _COLOURS = {"model": "#1f5fa8", "lead3": "#c9c9c9", "textrank": "#9a9a9a", "oracle": "#e3c878"}
 _METRICS = ("rouge1", "f1", "field_f1", "accuracy")
 _NAMES = {"rouge1": "ROUGE-1", "f1": "F1", "field_f1": "field F1", "accuracy": "accuracy"}
-_LEFT, _RIGHT, _TOP, _BAR, _GAP = 170, 560, 34, 12, 10
+_LEFT, _RIGHT, _TOP, _BAR, _GAP = 236, 626, 34, 12, 10
 
 
 @dataclass(frozen=True, slots=True)
