@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from autoglm.cli.compress_task import compared_scores, rouge1_of
-from autoglm.compression.calibration import read_sequences
+from autoglm.compression.calibration import read_sequences, read_tokens
 from autoglm.compression.exchanges import Exchange, read_exchanges
 from autoglm.compression.recipe import CalibrationSize
 from autoglm.errors import InputError
@@ -45,6 +45,11 @@ def test_rows_are_met_in_the_models_chat_form(source, rows):
     (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": "w2"}))
     path = rows(row("w3", "w4", "w5"), {"text": "w6 w7"})
     assert sequences(path, source, 1, 8) == [[1, 3, 4, 9, 5, 2, 6, 7]]
+
+
+def test_answers_and_texts_alone_are_what_is_learnt(source, rows):
+    tokens = read_tokens(rows(row("w3 w4", "", "w5"), {"text": "w6 w7"}), source, vocab_size=VOCAB)
+    assert [tokens.ids[begin:end] for begin, end in tokens.learnt] == [[5], [6, 7]]
 
 
 def test_sequences_begin_where_rows_do(source, rows):

@@ -90,6 +90,7 @@ BROKEN = {
         'weights = "int8"\nmethod = "gptq"\n[pruning]\nmethod = "wanda"\nsparsity = 0.5',
         "would fill the zeros",
     ),
+    "no learning": ('weights = "int8"\n[recovery]\nrate = 0', "'recovery': 'rate' is 0"),
     "too much text": ('weights = "int8"\n[calibration]\nnum_sequences = 0', "'num_sequences' is 0"),
 }
 

@@ -46,7 +46,8 @@ def read_tokens(text: str | Path, model: Path, *, vocab_size: int) -> RowTokens:
     tokenizer = Tokenizer.from_file(resolve_inside(model, TOKENIZER_NAME), vocab_size=vocab_size)
     if Path(text).suffix == SUFFIX:
         return row_tokens(Path(text), model, tokenizer)
-    return RowTokens(tokenizer.encode(read_text(str(text), max_bytes=MAX_TEXT_BYTES)), [0])
+    ids = tokenizer.encode(read_text(str(text), max_bytes=MAX_TEXT_BYTES))
+    return RowTokens(ids, [0], [(0, len(ids))])
 
 
 def spread(tokens: RowTokens, size: CalibrationSize) -> NDArray[np.int64]:

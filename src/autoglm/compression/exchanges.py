@@ -39,10 +39,14 @@ class Exchange:
 
 
 class RowTokens(NamedTuple):
-    """Token ids of rows one after the other, and where each row begins."""
+    """Token ids of rows one after the other, where each row begins, and the ranges to learn.
+
+    Of a row that asks this is the answer, of a text alone all of it.
+    """
 
     ids: list[int]
     starts: list[int]
+    learnt: list[tuple[int, int]]
 
 
 def read_exchanges(path: Path) -> list[Exchange]:
@@ -68,13 +72,16 @@ def row_tokens(path: Path, model: Path, tokenizer: Tokenizer) -> RowTokens:
     end = tokenizer.encode(texts.eos_token) if texts.eos_token else []
     ids: list[int] = []
     starts = []
+    learnt = []
     for row in _read_rows(path):
         starts.append(len(ids))
         if isinstance(row, Exchange):
             ids += prompts.encode(row.request())
         last = row if isinstance(row, str) else row.reference
+        begin = len(ids)
         ids += tokenizer.encode(last, has_controls=False) + end
-    return RowTokens(ids, starts)
+        learnt.append((begin, len(ids)))
+    return RowTokens(ids, starts, learnt)
 
 
 def _read_rows(path: Path) -> list[Exchange | str]:

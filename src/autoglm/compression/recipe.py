@@ -27,6 +27,7 @@ Name = TypeVar("Name", bound=str)
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_RECIPE_BYTES = 64 << 10
+USUAL_RATE = 5e-4
 _KEYS = (
     "description",
     "weights",
@@ -44,6 +45,7 @@ _KEYS = (
     "pruning",
     "structure",
     "calibration",
+    "recovery",
 )
 
 
@@ -62,7 +64,8 @@ class Recipe:
     `bits` are those of integer codes; 3 are stored in the layout of int4. `granularity` is how many
     weights share an int8 scale; codes that are not `symmetric` have an offset for every 64 columns.
     "static" `activations` are rounded on ranges that calibration has
-    found, "dynamic" ones by the largest value of each token. `input_scales` allows scales of the
+    found, "dynamic" ones by the largest value of each token. `recovery_rate` is the highest
+    learning rate of training after pruning. `input_scales` allows scales of the
     inputs of `attn.o` and `mlp.down` (see inputs.py).
     """
 
@@ -84,6 +87,7 @@ class Recipe:
     pruning: Pruning | None = None
     structure: Structure | None = None
     calibration: CalibrationSize = field(default_factory=CalibrationSize)
+    recovery_rate: float = USUAL_RATE
 
     @property
     def needs_calibration(self) -> bool:
@@ -131,7 +135,8 @@ def parse_recipe(name: str, text: str) -> Recipe:
 def _parse(name: str, text: str, fields: Fields) -> Recipe:
     _refuse_unknown(fields, _KEYS)
     weights = _choice(fields, "weights", WEIGHT_FORMATS, None)
-    calibration = fields.nested("calibration")
+    calibration, recovery = fields.nested("calibration"), fields.nested("recovery")
+    _refuse_unknown(recovery, ("rate",))
     _refuse_unknown(calibration, ("num_sequences", "sequence_tokens"))
     usual = CalibrationSize()
     return Recipe(
@@ -156,6 +161,7 @@ def _parse(name: str, text: str, fields: Fields) -> Recipe:
             num_sequences=calibration.integer("num_sequences", 1, 4096, usual.num_sequences),
             sequence_tokens=calibration.integer("sequence_tokens", 2, 8192, usual.sequence_tokens),
         ),
+        recovery_rate=recovery.real("rate", 1e-6, 0.1, USUAL_RATE),
     )
 
 

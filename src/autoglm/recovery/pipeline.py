@@ -76,7 +76,7 @@ def compress_and_recover(
             compress(model, floats, out=pruned, calibration=text, progress=report)
         smaller = read_floats(pruned)
         windows = _windows(Path(calibration), pruned, smaller, chosen)
-        training = Training(steps=steps, state=work / "state.pt")
+        training = Training(steps=steps, rate=chosen.recovery_rate, state=work / "state.pt")
         result = distil(
             smaller,
             read_floats(whole),
@@ -154,7 +154,10 @@ def _windows(text: Path, bundle: Path, model: FloatModel, recipe: Recipe) -> Win
     starts = possible_starts(tokens, length)
     if len(tokens.starts) == 1:
         starts = np.arange(count - length + 1)
-    return Windows(np.array(tokens.ids, np.int64), starts, length)
+    counted = np.zeros(count, np.bool_)
+    for begin, end in tokens.learnt:
+        counted[begin:end] = True
+    return Windows(np.array(tokens.ids, np.int64), counted, starts, length)
 
 
 def _take(work: Path, job: str) -> None:

@@ -1,6 +1,6 @@
 """Distillation: the smaller model's next-token probabilities move to those of the whole one.
 
-The loss is the Kullback-Leibler distance on random windows of a text, or on rows of a task.
+The loss is the Kullback-Leibler distance on random windows of a text, or on answers of a task.
 Weights that pruning has set to zero stay zero. The state is saved, so that interrupted training
 goes on where it was.
 """
@@ -22,7 +22,6 @@ from autoglm.recovery.floats import FloatModel
 from autoglm.recovery.network import Network
 
 _BATCH_TOKENS = 2048
-_RATE = 5e-4
 _BETAS = (0.9, 0.95)
 _WARM_UP_STEPS = 20
 _CLIP = 1.0
@@ -30,18 +29,20 @@ _SAVE_EVERY = 25
 
 
 class Windows(NamedTuple):
-    """Token ids to train on, and where windows of `length` tokens may begin."""
+    """Token ids to train on, which of them count, and where windows of `length` may begin."""
 
     ids: NDArray[np.int64]
+    counted: NDArray[np.bool_]
     starts: NDArray[np.int64]
     length: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How long, and where the state is kept between runs."""
+    """How long, the highest learning rate, and where the state is kept between runs."""
 
     steps: int
+    rate: float
     state: Path
     seed: int = 0
 
@@ -59,13 +60,15 @@ def distil(
     network, whole = _network(student), _network(teacher)
     masks = {name: torch.from_numpy(mask) for name, mask in kept.items()}
     parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=_RATE, betas=_BETAS, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=training.rate, betas=_BETAS, weight_decay=0.0, fused=True
+    )
     step = _restored(network, optimizer, training.state)
     while step < training.steps:
         progress(step)
         for group in optimizer.param_groups:
-            group["lr"] = _RATE * _factor(step, training.steps)
-        loss = _distance(network, whole, _batch(windows, training.seed, step))
+            group["lr"] = training.rate * _factor(step, training.steps)
+        loss = _distance(network, whole, *_batch(windows, training.seed, step))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
@@ -86,21 +89,26 @@ def _network(model: FloatModel) -> Network:
     return Network(model.config, model.tensors)
 
 
-def _batch(windows: Windows, seed: int, step: int) -> torch.Tensor:
-    """The windows of a step, the same in every run."""
+def _batch(windows: Windows, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The windows of a step, the same in every run, and the positions before what counts."""
     rng = np.random.default_rng((seed, step))
     count = max(1, _BATCH_TOKENS // windows.length)
     starts = rng.choice(windows.starts, count)
-    return torch.from_numpy(
-        np.stack([windows.ids[start : start + windows.length] for start in starts])
-    )
+    places = starts[:, None] + np.arange(windows.length)
+    counted = np.zeros(places.shape, np.bool_)
+    counted[:, :-1] = windows.counted[places[:, 1:]]
+    if not counted.any():  # questions too long for a window: better these than nothing
+        counted[:] = True
+    return torch.from_numpy(windows.ids[places]), torch.from_numpy(counted)
 
 
-def _distance(network: Network, whole: Network, ids: torch.Tensor) -> torch.Tensor:
+def _distance(
+    network: Network, whole: Network, ids: torch.Tensor, counted: torch.Tensor
+) -> torch.Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with torch.no_grad():
-            wanted = whole.hidden(ids).flatten(0, 1)
-        hidden = network.hidden(ids).flatten(0, 1)
+            wanted = whole.hidden(ids)[counted]
+        hidden = network.hidden(ids)[counted]
     return distance(hidden, network.head(), wanted, whole.head())
 
 
