@@ -14,4 +14,10 @@ void release_free_memory() {
 #endif
 }
 
+void limit_heaps([[maybe_unused]] int most) {
+#ifdef __GLIBC__
+  mallopt(M_ARENA_MAX, most);
+#endif
+}
+
 }  // namespace autoglm

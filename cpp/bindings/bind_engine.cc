@@ -361,6 +361,8 @@ void bind_sampling(nb::module_& m) {
 void bind_model(nb::module_& m) {
   m.def("release_free_memory", release_free_memory,
         "Gives memory that was freed back to the system, where the allocator can be asked to.");
+  m.def("limit_heaps", limit_heaps, nb::arg("most"),
+        "Lets all threads share so many heaps at most, where the allocator can be asked to.");
 
   nb::class_<Model>(m, "Model", "A model's mapped, validated weights.")
       .def(

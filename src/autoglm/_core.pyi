@@ -347,6 +347,11 @@ def release_free_memory() -> None:
     Gives memory that was freed back to the system, where the allocator can be asked to.
     """
 
+def limit_heaps(most: int) -> None:
+    """
+    Lets all threads share so many heaps at most, where the allocator can be asked to.
+    """
+
 class Model:
     """A model's mapped, validated weights."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -180,6 +181,7 @@ def _give_back(runtime: Runtime, pages: SavedPages | None) -> None:
         log.warning("the KV cache is not saved: %s", err)
     finally:
         runtime.close()
+        gc.collect()  # parts of a model refer to each other
         release_free_memory()
 
 
