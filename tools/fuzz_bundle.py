@@ -26,7 +26,7 @@ from autoglm.errors import AutoGLMError
 from autoglm.modelfile.arch import WeightFormat, parse_architecture
 from autoglm.modelfile.convert import convert
 from autoglm.modelfile.fields import Fields
-from autoglm.modelfile.layout import Matrix, bundle_tensors
+from autoglm.modelfile.layout import TILE_COLS, Matrix, bundle_tensors
 from autoglm.types import Message, Request, SamplingParams
 
 SIZES: dict[str, object] = {
@@ -57,8 +57,8 @@ MODELS: tuple[tuple[str, WeightFormat, dict[str, object]], ...] = (
     ("Qwen3ForCausalLM", "int4", {"tie_word_embeddings": True}),
     ("Qwen2ForCausalLM", "half8", {}),
     ("LlamaForCausalLM", "sparse8", {}),
+    ("Qwen2ForCausalLM", "block8", {"hidden_size": 128, "intermediate_size": 130}),
 )
-STORED: dict[WeightFormat, int] = {"half8": 2, "sparse8": 5}  # one of so many weights
 WEIGHTS = "model.safetensors"
 PIECES = (b"0", b"-1", b"1e999", b"null", b"true", b'""', b"[]", b"{}", b'"\\ud800"', b"[", b"]")
 MARKS = (b"{", b"}", b",", b":", b'"', b"\\", b"\x00", b"\xff")
@@ -66,10 +66,17 @@ NUMBERS = (0, 1, 2, 3, 7, 16, 64, 2**16, 2**31 - 1, 2**31, 2**32, 2**63, 2**64 -
 NOT_FINITE = (math.nan, math.inf, -math.inf, 3e38, -0.0, 1e-40)
 
 
+def is_kept(weights: WeightFormat, column: int) -> bool:
+    """Whether a format that leaves out zeros has room for this column of every row."""
+    if weights == "block8":
+        return column // TILE_COLS % 2 == 0
+    return column % {"half8": 2, "sparse8": 5}.get(weights, 1) == 0
+
+
 def write_checkpoint(
-    path: Path, config: dict[str, object], rng: random.Random, *, one_of: int = 1
+    path: Path, config: dict[str, object], weights: WeightFormat, rng: random.Random
 ) -> None:
-    """A checkpoint with the tensors that the configuration needs, one of so many values random."""
+    """A checkpoint with the tensors that the configuration needs, random where values are kept."""
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     byte_tokenizer().save(str(path / "tokenizer.json"))
@@ -79,8 +86,10 @@ def write_checkpoint(
         shapes |= {rows.source: rows.source_shape for pieces in stacks for rows in pieces}
     header, data = {}, b""
     for name, shape in shapes.items():
-        count = math.prod(shape)
-        values = [0.0 if i % one_of else rng.uniform(-0.3, 0.3) for i in range(count)]
+        values = [
+            rng.uniform(-0.3, 0.3) if is_kept(weights, i % shape[-1]) else 0.0
+            for i in range(math.prod(shape))
+        ]
         begin = len(data)
         data += struct.pack(f"<{len(values)}f", *values)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
@@ -94,7 +103,7 @@ def make_bundles(work: Path, rng: random.Random) -> list[Path]:
     for number, (name, weights, extra) in enumerate(MODELS):
         source, bundle = work / f"source{number}", work / f"bundle{number}"
         config = {"architectures": [name], **SIZES, **extra}
-        write_checkpoint(source, config, rng, one_of=STORED.get(weights, 1))
+        write_checkpoint(source, config, weights, rng)
         convert(source, bundle, weights)
         bundles.append(bundle)
     return bundles

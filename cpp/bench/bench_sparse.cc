@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -56,9 +57,29 @@ std::vector<float> two_of_four(int rows, int cols) {
   return source;
 }
 
+// Half of the tiles of 64 columns of every 32 rows, at random.
+std::vector<float> tiles(int rows, int cols) {
+  std::mt19937 rng(2);
+  std::vector<float> source = unstructured(rows, cols, cols);
+  std::vector<int> order((cols + 63) / 64);
+  std::iota(order.begin(), order.end(), 0);
+  for (int first = 0; first < rows; first += 32) {
+    std::shuffle(order.begin(), order.end(), rng);
+    for (int row = first; row < std::min(rows, first + 32); ++row) {
+      for (size_t i = 0; i < order.size() / 2; ++i) {
+        const int end = std::min(cols, (order[i] + 1) * 64);
+        std::fill(&source[static_cast<size_t>(row) * cols + order[i] * 64],
+                  source.data() + static_cast<size_t>(row) * cols + end, 0.0f);
+      }
+    }
+  }
+  return source;
+}
+
 constexpr Format kFormats[] = {{WeightType::kS8, "80 %", fifth},
                                {WeightType::kH8, "50 %", half},
-                               {WeightType::kH8, "2:4", two_of_four}};
+                               {WeightType::kH8, "2:4", two_of_four},
+                               {WeightType::kB8, "50 % in tiles", tiles}};
 
 // A single thread is timed by its own clock, which leaves out what other programs take.
 double now_seconds(bool is_single_thread) {

@@ -81,6 +81,8 @@ void amx_gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, i
     gemm(w, x, y, block_begin, block_end, scratch);
   } else if (w.type == WeightType::kBF16) {
     gemm_tiles<WeightType::kBF16>(w, x, y, block_begin, block_end, scratch);
+  } else if (w.type == WeightType::kB8) {
+    gemm_tiles<WeightType::kB8>(w, x, y, block_begin, block_end, scratch);
   } else if (is_sparse(w.type)) {
     gemm_tiles<WeightType::kS8>(w, x, y, block_begin, block_end, scratch);
   } else if (x.rows * x.planes <= kTileRows) {

@@ -13,6 +13,7 @@
 #include "kernels/amx_tiles-inl.h"
 #include "kernels/kernels.h"
 #include "kernels/sparse.h"
+#include "kernels/tiles.h"
 
 namespace autoglm {
 namespace {
@@ -26,6 +27,7 @@ constexpr size_t kRowsBytes = 1u << 20;  // of activations that stay in the seco
 struct WeightPiece {
   const std::byte* tiles[2];
   int num_tiles;
+  const uint16_t* columns;  // of the tiles of B8, in tiles
 };
 
 // Walks the weights of all block pairs piece by piece. Int4 is unpacked and sparse codes are
@@ -39,12 +41,17 @@ class WeightFeed {
       : w_(w),
         block_(block_begin),
         block_end_(block_end),
-        num_k_tiles_(w.padded_cols / kTileColumns),
+        num_k_tiles_(kType == WeightType::kB8 ? tile_capacity(w.padded_cols)
+                                              : w.padded_cols / kTileColumns),
         panels_(panels) {}
 
   // Makes the next piece ready. `num_products` tile products will hide the fetching.
   WeightPiece next(int num_products) {
+    if constexpr (kType == WeightType::kB8) {
+      if (tile_ == 0) tiles::find_stored(w_, block_, columns_);
+    }
     WeightPiece piece;
+    piece.columns = columns_ + tile_;
     piece.num_tiles = std::min(num_k_tiles_ - tile_, kPieceTiles);
     for (int b = 0; b < 2; ++b) {
       if constexpr (kType == WeightType::kI4) {
@@ -71,6 +78,8 @@ class WeightFeed {
     num_products_ = num_products;
     return piece;
   }
+
+  int num_k_tiles() const { return num_k_tiles_; }
 
   // To be called once a product.
   void fetch() {
@@ -119,6 +128,7 @@ class WeightFeed {
   int num_k_tiles_;
   std::byte* panels_;
   sparse::Cursor cursors_[2] = {};
+  uint16_t columns_[tiles::kMostTiles];
   int tile_ = 0;
   const std::byte* ahead_[2] = {};
   int line_ = 0;
@@ -175,19 +185,20 @@ inline void store_sums(std::byte* sums, int num_row_tiles) {
 }
 
 // What a piece of K adds to the sums of a macro tile. `a` is the first tile of the first row tile,
-// row tiles are `a_stride` bytes apart.
-template <bool kIsBf16, int kRowTiles, typename Feed>
+// for B8 of all K, row tiles are `a_stride` bytes apart.
+template <WeightType kType, int kRowTiles, typename Feed>
 inline void add_products(const WeightPiece& piece, const std::byte* a, size_t a_stride,
                          Feed& feed) {
   for (int t = 0; t < piece.num_tiles; ++t) {
     const int at = t * kTileBytes;
+    const int a_at = kType == WeightType::kB8 ? piece.columns[t] * kTileBytes : at;
     _tile_loadd(6, piece.tiles[0] + at, 64);
-    _tile_loadd(4, a + at, 64);
+    _tile_loadd(4, a + a_at, 64);
     _tile_loadd(7, piece.tiles[1] + at, 64);
-    dot_first_row_tile<kIsBf16>();
+    dot_first_row_tile<kType == WeightType::kBF16>();
     if constexpr (kRowTiles == 2) {
-      _tile_loadd(5, a + a_stride + at, 64);
-      dot_second_row_tile<kIsBf16>();
+      _tile_loadd(5, a + a_stride + a_at, 64);
+      dot_second_row_tile<kType == WeightType::kBF16>();
     }
     feed.fetch();
   }
@@ -278,12 +289,12 @@ void gemm_row_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput
   std::byte* finished = scratch + 2 * kPanelBytes;
   std::byte* partial = finished + 4 * kTileBytes;
   const size_t row_bytes = static_cast<size_t>(x.padded_cols) * (kIsBf16 ? 2 : 1);
-  const int num_k_tiles = static_cast<int>(row_bytes / 64);
   const int num_row_tiles = (num_rows * x.planes + 15) / 16;
   const int rows_per_macro = 32 / x.planes;
   const std::byte* a =
       static_cast<const std::byte*>(x.data) + static_cast<size_t>(first_row) * x.planes * row_bytes;
   WeightFeed<kType> feed(w, block_begin, block_end, scratch);
+  const int num_k_tiles = feed.num_k_tiles();
   for (int block = block_begin; block < block_end; block += 2) {
     const int num_blocks = std::min(2, block_end - block);
     for (int tile = 0; tile < num_k_tiles;) {
@@ -294,14 +305,16 @@ void gemm_row_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput
         const int num_tiles = std::min(2, num_row_tiles - i);
         const int row = i / 2 * rows_per_macro;
         const int rows = std::min(rows_per_macro, num_rows - row);
-        const std::byte* from = a + (16 * i * row_bytes + static_cast<size_t>(tile) * kTileBytes);
+        const int first_tile = kType == WeightType::kB8 ? 0 : tile;
+        const std::byte* from =
+            a + (16 * i * row_bytes + static_cast<size_t>(first_tile) * kTileBytes);
         std::byte* sums = partial + static_cast<size_t>(i) * 2 * kTileBytes;
         if (is_first) fetch_outputs(y, block, first_row + row, rows);
         load_sums(sums, num_tiles, is_first);
         if (num_tiles == 2) {
-          add_products<kIsBf16, 2>(piece, from, 16 * row_bytes, feed);
+          add_products<kType, 2>(piece, from, 16 * row_bytes, feed);
         } else {
-          add_products<kIsBf16, 1>(piece, from, 16 * row_bytes, feed);
+          add_products<kType, 1>(piece, from, 16 * row_bytes, feed);
         }
         store_sums(is_last ? finished : sums, num_tiles);
         if (is_last)

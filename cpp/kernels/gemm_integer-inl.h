@@ -9,8 +9,11 @@
 // All integer arithmetic is exact, so every path and every blocking gives the same outputs.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/kernels.h"
 #include "kernels/sparse.h"
+#include "kernels/tiles.h"
 
 namespace autoglm {
 namespace {
@@ -142,6 +145,78 @@ void gemm_sparse(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y
   if (block < block_end) sparse_blocks<1>(w, x, y, block, scratch);
 }
 
+// A few plane rows of activations with the columns of other tiles left out.
+template <int kRows>
+class StoredColumns {
+ public:
+  StoredColumns(const PackedRows& x, int capacity, std::byte* scratch)
+      : from_(x), rows_{.rows = kRows, .padded_cols = capacity * tiles::kCols} {
+    rows_.data = scratch;
+    rows_.group_sum = reinterpret_cast<int32_t*>(scratch + kRows * rows_.padded_cols);
+  }
+
+  const PackedRows& take(const uint16_t* columns, int first_row) {
+    const int capacity = rows_.padded_cols / tiles::kCols;
+    const int num_groups = from_.padded_cols / kGroupSize;
+    auto* to = static_cast<int8_t*>(rows_.data);
+    int32_t* sums = rows_.group_sum;
+    for (int r = 0; r < kRows; ++r) {
+      const size_t row = static_cast<size_t>(first_row) + r;
+      const auto* codes = static_cast<const int8_t*>(from_.data) + row * from_.padded_cols;
+      for (int i = 0; i < capacity; ++i, to += tiles::kCols) {
+        __builtin_memcpy(to, codes + columns[i] * tiles::kCols, tiles::kCols);
+        *sums++ = from_.group_sum[row * num_groups + columns[i]];
+      }
+    }
+    return rows_;
+  }
+
+ private:
+  const PackedRows& from_;
+  PackedRows rows_;
+};
+
+template <int kRows, int kBlocks>
+void stored_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
+                 const uint16_t* columns, int first_row, std::byte* scratch) {
+  alignas(64) int32_t sums[kRows][kBlocks][16];
+  StoredColumns<kRows> stored(x, tile_capacity(w.padded_cols), scratch);
+  dot_unpacked<kRows, kBlocks>(w, block, tiles::stored_codes(w, block),
+                               stored.take(columns, first_row), 0, sums);
+  write_integer_outputs<kRows, kBlocks>(w, x, y, block, first_row, sums);
+}
+
+// Plane rows [row, row_end).
+template <int kBlocks>
+void stored_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
+                   int row, int row_end, std::byte* scratch) {
+  uint16_t columns[tiles::kMostTiles];
+  tiles::find_stored(w, block, columns);
+  for (; row + kMostRows <= row_end; row += kMostRows) {
+    stored_tile<kMostRows, kBlocks>(w, x, y, block, columns, row, scratch);
+  }
+  for (; row + 2 <= row_end; row += 2) {
+    stored_tile<2, kBlocks>(w, x, y, block, columns, row, scratch);
+  }
+  if (row < row_end) stored_tile<1, kBlocks>(w, x, y, block, columns, row, scratch);
+}
+
+// As many rows at a time as stay in the second-level cache while their columns are picked.
+void gemm_stored(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
+                 int block_end, std::byte* scratch) {
+  constexpr int kRowsBytes = 512 * 1024;
+  const int num_rows = x.rows * x.planes;
+  const int step = round_up(std::max(kRowsBytes / x.padded_cols, 1), kMostRows);
+  for (int row = 0; row < num_rows; row += step) {
+    const int row_end = std::min(row + step, num_rows);
+    int block = block_begin;
+    for (; block + 2 <= block_end; block += 2) {
+      stored_blocks<2>(w, x, y, block, row, row_end, scratch);
+    }
+    if (block < block_end) stored_blocks<1>(w, x, y, block, row, row_end, scratch);
+  }
+}
+
 void gemm_integer(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
                   int block_end, std::byte* scratch) {
   int block = block_begin;
@@ -176,6 +251,8 @@ void gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int b
     gemm_float<kMostBlocks>(w, x, y, block_begin, block_end);
   } else if (is_sparse(w.type)) {
     gemm_sparse(w, x, y, block_begin, block_end, scratch);
+  } else if (w.type == WeightType::kB8) {
+    gemm_stored(w, x, y, block_begin, block_end, scratch);
   } else {
     gemm_integer(w, x, y, block_begin, block_end, scratch);
   }

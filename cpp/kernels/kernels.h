@@ -25,7 +25,7 @@ inline constexpr int kMaxHeadDim = 512;
 using bf16_t = uint16_t;  // upper half of an IEEE float
 using half_t = uint16_t;  // IEEE half
 
-enum class WeightType : uint8_t { kF32, kBF16, kI8, kI4, kS8, kH8 };
+enum class WeightType : uint8_t { kF32, kBF16, kI8, kI4, kS8, kH8, kB8 };
 enum class KvType : uint8_t { kF32, kF16, kI8 };
 
 constexpr int round_up(int value, int multiple) {
@@ -42,6 +42,7 @@ constexpr int k_align(WeightType type) {
     case WeightType::kI8:
     case WeightType::kS8:
     case WeightType::kH8:
+    case WeightType::kB8:
       return 64;
     default:
       return 2 * kGroupSize;
@@ -62,8 +63,13 @@ constexpr int sparse_capacity(WeightType type, int padded_cols) {
   return sparse_most_codes(type, padded_cols) + 64;
 }
 
-// Bytes of one block of 16 rows, of sparse types without their masks.
-constexpr size_t row_block_bytes(WeightType type, int padded_cols) {
+// Tiles of 64 columns that B8 stores of a pair of blocks, half of all, and the words of its mask.
+constexpr int tile_capacity(int padded_cols) { return (padded_cols / 64 + 1) / 2; }
+constexpr int tile_mask_words(int padded_cols) { return (padded_cols / 64 + 63) / 64; }
+
+// Bytes of one block of 16 rows, without masks. Always inline: files of an instruction set share no
+// function with others.
+[[gnu::always_inline]] constexpr size_t row_block_bytes(WeightType type, int padded_cols) {
   const size_t elements = static_cast<size_t>(kRowBlock) * padded_cols;
   switch (type) {
     case WeightType::kF32:
@@ -75,6 +81,8 @@ constexpr size_t row_block_bytes(WeightType type, int padded_cols) {
     case WeightType::kS8:
     case WeightType::kH8:
       return static_cast<size_t>(sparse_capacity(type, padded_cols));
+    case WeightType::kB8:
+      return static_cast<size_t>(kRowBlock) * 64 * tile_capacity(padded_cols);
     default:
       return elements / 2;
   }
@@ -93,6 +101,9 @@ constexpr size_t row_block_bytes(WeightType type, int padded_cols) {
 //         4*r + j for row r at column j of 4, and the codes of set bits,
 //         [padded_rows/16][sparse_capacity]
 //   H8    the same with room for half of the codes
+//   B8    I8 without tiles of 32 rows and 64 columns that are zero: masks of the column tiles of a
+//         pair of blocks, [ceil(padded_rows/32)][tile_mask_words], and the tiles of set bits,
+//         [padded_rows/16][tile_capacity][16][16][4]
 struct PackedMatrix {
   WeightType type = WeightType::kF32;
   int rows = 0;
@@ -102,7 +113,7 @@ struct PackedMatrix {
   const std::byte* weight = nullptr;
   const float* scale = nullptr;          // [padded_rows], integers
   const uint8_t* group_scale = nullptr;  // [padded_rows/16][padded_cols/64][16], I4
-  const uint64_t* mask = nullptr;        // [padded_rows/16][padded_cols/4], sparse
+  const uint64_t* mask = nullptr;        // S8, H8 and B8
 };
 
 // How a kernel wants its activations.
@@ -224,7 +235,8 @@ struct Kernels {
   // every product with the row NaN.
   void (*pack_row)(const PackedRows& out, WeightType type, int row, const float* x, int cols);
 
-  // Row blocks [block_begin, block_end) of x W^T for all rows of x. For kSwiGlu both ends are even.
+  // Row blocks [block_begin, block_end) of x W^T for all rows of x. For kSwiGlu both ends are even,
+  // for B8 the first.
   // Each output element is computed in an order that depends neither on the range nor on M.
   void (*gemm)(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
                int block_end, std::byte* scratch);

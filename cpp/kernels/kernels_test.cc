@@ -35,21 +35,25 @@ std::vector<float> random_floats(size_t count, uint32_t seed, float scale = 1.0f
 }
 
 constexpr WeightType kIntegerTypes[] = {WeightType::kI8, WeightType::kI4, WeightType::kS8,
-                                        WeightType::kH8};
+                                        WeightType::kH8, WeightType::kB8};
 constexpr WeightType kAllTypes[] = {WeightType::kF32, WeightType::kBF16, WeightType::kI8,
-                                    WeightType::kI4,  WeightType::kS8,   WeightType::kH8};
+                                    WeightType::kI4,  WeightType::kS8,   WeightType::kH8,
+                                    WeightType::kB8};
 
-// Values become zero, as many as a sparse type needs.
-std::vector<float> thinned(WeightType type, std::vector<float> values) {
+// Values become zero, as many as the type needs.
+std::vector<float> thinned(WeightType type, int cols, std::vector<float> values) {
   const size_t one_of = type == WeightType::kS8 ? 5 : 2;
   for (size_t i = 0; i < values.size(); ++i) {
-    if (i % one_of != i / one_of % one_of) values[i] = 0.0f;
+    const size_t tile = i % cols / 64 + i / cols / 32;
+    const bool is_kept =
+        type == WeightType::kB8 ? tile % 2 == 0 : i % one_of == i / one_of % one_of;
+    if (!is_kept) values[i] = 0.0f;
   }
   return values;
 }
 
 Packed pack(WeightType type, int rows, int cols, std::vector<float> source) {
-  if (is_sparse(type)) source = thinned(type, std::move(source));
+  if (is_sparse(type) || type == WeightType::kB8) source = thinned(type, cols, std::move(source));
   Packed packed;
   std::vector<std::byte*> to;
   std::vector<const std::byte*> from;

@@ -10,12 +10,13 @@
 #include "kernels/float16.h"
 #include "kernels/quantize.h"
 #include "kernels/sparse.h"
+#include "kernels/tiles.h"
 
 namespace autoglm {
 namespace {
 
-constexpr std::string_view kWeightTypeNames[] = {"fp32", "bf16",    "int8",
-                                                 "int4", "sparse8", "half8"};
+constexpr std::string_view kWeightTypeNames[] = {"fp32",    "bf16",  "int8",  "int4",
+                                                 "sparse8", "half8", "block8"};
 
 PartSpec part(std::string suffix, std::string dtype, std::vector<int64_t> shape,
               size_t item_bytes) {
@@ -55,7 +56,13 @@ void place_i4(const uint8_t* nibbles, int lane, int padded_cols, std::byte* bloc
 
 constexpr int kNotFinite = -1;
 
-// Packs the 16 rows of one block; rows past the end of the matrix are zero.
+// Types that leave out zeros, of which a group of blocks is packed when its dense codes are known.
+constexpr bool leaves_out_zeros(WeightType type) {
+  return is_sparse(type) || type == WeightType::kB8;
+}
+constexpr int blocks_in_group(WeightType type) { return type == WeightType::kB8 ? 2 : 1; }
+
+// Packs blocks of 16 rows; rows past the end of the matrix are zero.
 class BlockPacker {
  public:
   BlockPacker(WeightType type, const RowTransform& transform, int padded_cols)
@@ -64,37 +71,54 @@ class BlockPacker {
         padded_cols_(padded_cols),
         row_(padded_cols),
         codes_(padded_cols),
-        dense_(is_sparse(type) ? kRowBlock * padded_cols : 0),
+        dense_(leaves_out_zeros(type) ? blocks_in_group(type) * kRowBlock * padded_cols : 0),
         group_scale_(padded_cols / kGroupSize + 1) {}
 
-  // Returns 0, or kNotFinite for a source value that is not, or how many codes are not zero when
-  // those are too many for a sparse type.
-  int pack(SourceType source, const std::byte* data, int rows, int cols, int64_t block,
+  // Returns 0, or kNotFinite for a source value that is not, or how many codes or tiles are not
+  // zero when those are too many for a type that leaves out zeros.
+  int pack(SourceType source, const std::byte* data, int rows, int cols, int64_t group,
            const std::vector<std::byte*>& parts) {
-    std::byte* out = reinterpret_cast<std::byte*>(dense_.data());
-    if (!is_sparse(type_)) {
-      out = parts[0] + static_cast<size_t>(block) * row_block_bytes(type_, padded_cols_);
-    }
-    for (int lane = 0; lane < kRowBlock; ++lane) {
-      const int64_t row = block * kRowBlock + lane;
-      std::fill(row_.begin(), row_.end(), 0.0f);
-      if (row < rows) {
-        load_row(source, data, row, cols, row_.data());
-        transform_row(transform_, row_.data(), cols);
-        if (!is_all_finite(row_.data(), cols)) return kNotFinite;
+    const int64_t first = group * blocks_in_group(type_);
+    const int64_t end = std::min<int64_t>(first + blocks_in_group(type_), num_blocks(rows));
+    for (int64_t block = first; block < end; ++block) {
+      std::byte* out = block_memory(block, block - first, parts);
+      for (int lane = 0; lane < kRowBlock; ++lane) {
+        const int64_t row = block * kRowBlock + lane;
+        std::fill(row_.begin(), row_.end(), 0.0f);
+        if (row < rows) {
+          load_row(source, data, row, cols, row_.data());
+          transform_row(transform_, row_.data(), cols);
+          if (!is_all_finite(row_.data(), cols)) return kNotFinite;
+        }
+        place(lane, out, row, block, parts);
       }
-      place(lane, out, row, block, parts);
     }
-    return is_sparse(type_) ? pack_sparse(block, parts) : 0;
+    if (is_sparse(type_)) return pack_sparse(first, parts);
+    return type_ == WeightType::kB8 ? pack_tiles(first, static_cast<int>(end - first), parts) : 0;
   }
 
  private:
+  static int64_t num_blocks(int rows) { return round_up(rows, kRowBlock) / kRowBlock; }
+
+  std::byte* block_memory(int64_t block, int64_t in_group, const std::vector<std::byte*>& parts) {
+    if (!leaves_out_zeros(type_)) return parts[0] + block * row_block_bytes(type_, padded_cols_);
+    return reinterpret_cast<std::byte*>(dense_.data()) + in_group * kRowBlock * padded_cols_;
+  }
+
   int pack_sparse(int64_t block, const std::vector<std::byte*>& parts) {
     auto* masks = reinterpret_cast<uint64_t*>(parts[0]) + block * (padded_cols_ / 4);
     auto* codes =
         reinterpret_cast<int8_t*>(parts[1]) + block * sparse_capacity(type_, padded_cols_);
     const int num_kept = sparse::compress_block(type_, dense_.data(), padded_cols_, masks, codes);
     return num_kept > sparse_most_codes(type_, padded_cols_) ? num_kept : 0;
+  }
+
+  int pack_tiles(int64_t first, int count, const std::vector<std::byte*>& parts) {
+    auto* mask = reinterpret_cast<uint64_t*>(parts[0]) + first / 2 * tile_mask_words(padded_cols_);
+    auto* codes =
+        reinterpret_cast<int8_t*>(parts[1]) + first * row_block_bytes(type_, padded_cols_);
+    const int num_stored = tiles::compress_pair(dense_.data(), count, padded_cols_, mask, codes);
+    return num_stored > tile_capacity(padded_cols_) ? num_stored : 0;
   }
 
   void place(int lane, std::byte* out, int64_t row, int64_t block,
@@ -109,7 +133,8 @@ class BlockPacker {
         return;
       case WeightType::kI8:
       case WeightType::kS8:
-      case WeightType::kH8: {
+      case WeightType::kH8:
+      case WeightType::kB8: {
         const float scale = quantize_row_int8(row_.data(), padded_cols_, codes);
         reinterpret_cast<float*>(parts.back())[row] = scale;
         place_i8(codes, lane, padded_cols_, out);
@@ -138,6 +163,23 @@ class BlockPacker {
   std::vector<uint8_t> group_scale_;
 };
 
+std::string too_many_text(WeightType type, int count, int padded_cols) {
+  const std::string name(weight_type_name(type));
+  if (type == WeightType::kB8) {
+    return "32 rows hold " + std::to_string(count) + " tiles of 64 columns that are not zero, " +
+           name + " takes " + std::to_string(tile_capacity(padded_cols)) +
+           "; prune half of them first, with the pattern block";
+  }
+  return "16 rows hold " + std::to_string(count) + " weights that are not zero, " + name +
+         " takes " + std::to_string(sparse_most_codes(type, padded_cols)) + "; prune " +
+         (type == WeightType::kS8 ? "80" : "50") + " % of each row first";
+}
+
+[[noreturn]] void refuse_width(WeightType type, int most, int64_t cols) {
+  throw Error(kConfigError, std::string(weight_type_name(type)) + " takes at most " +
+                                std::to_string(most) + " columns, not " + std::to_string(cols));
+}
+
 }  // namespace
 
 WeightType parse_weight_type(std::string_view name) {
@@ -145,7 +187,7 @@ WeightType parse_weight_type(std::string_view name) {
     if (kWeightTypeNames[i] == name) return static_cast<WeightType>(i);
   }
   throw Error(kArgumentError, "unknown weight type '" + std::string(name) +
-                                  "'; use fp32, bf16, int8, int4, sparse8 or half8");
+                                  "'; use fp32, bf16, int8, int4, sparse8, half8 or block8");
 }
 
 std::string_view weight_type_name(WeightType type) {
@@ -195,17 +237,20 @@ std::vector<PartSpec> packed_parts(WeightType type, int64_t rows, int64_t cols) 
               part("scale", "F32", {padded_rows}, 4)};
     case WeightType::kS8:
     case WeightType::kH8: {
-      if (cols > sparse::kMostCols) {
-        throw Error(kConfigError, std::string(weight_type_name(type)) + " takes at most " +
-                                      std::to_string(sparse::kMostCols) + " columns, not " +
-                                      std::to_string(cols));
-      }
+      if (cols > sparse::kMostCols) refuse_width(type, sparse::kMostCols, cols);
       const int64_t capacity = sparse_capacity(type, static_cast<int>(padded_cols));
       // The types differ in the dtype of their masks, by which a reader knows them.
       const PartSpec masks = type == WeightType::kS8
                                  ? part("weight", "U64", {blocks, padded_cols / 4}, 8)
                                  : part("weight", "U32", {blocks, padded_cols / 4, 2}, 4);
       return {masks, part("codes", "I8", {blocks, capacity}, 1),
+              part("scale", "F32", {padded_rows}, 4)};
+    }
+    case WeightType::kB8: {
+      if (cols > tiles::kMostCols) refuse_width(type, tiles::kMostCols, cols);
+      const int width = static_cast<int>(padded_cols);
+      return {part("weight", "U16", {(blocks + 1) / 2, 4 * tile_mask_words(width)}, 2),
+              part("codes", "I8", {blocks, tile_capacity(width), kRowBlock, kRowBlock, 4}, 1),
               part("scale", "F32", {padded_rows}, 4)};
     }
     default:
@@ -225,7 +270,7 @@ PackedMatrix packed_view(WeightType type, int rows, int cols,
   view.padded_cols = round_up(cols, k_align(type));
   view.weight = parts[0];
   if (type == WeightType::kI8) view.scale = reinterpret_cast<const float*>(parts[1]);
-  if (is_sparse(type)) {
+  if (leaves_out_zeros(type)) {
     view.mask = reinterpret_cast<const uint64_t*>(parts[0]);
     view.weight = parts[1];
     view.scale = reinterpret_cast<const float*>(parts[2]);
@@ -241,21 +286,18 @@ void pack_rows(WeightType type, SourceType source, const std::byte* data, int ro
                const std::vector<std::byte*>& parts, ThreadPool& pool,
                const RowTransform& transform) {
   const int padded_cols = round_up(cols, k_align(type));
+  const int group_rows = blocks_in_group(type) * kRowBlock;
   std::atomic<int> fault{0};
-  pool.parallel_for(round_up(rows, kRowBlock) / kRowBlock, 4, [&](int64_t begin, int64_t end, int) {
-    BlockPacker packer(type, transform, padded_cols);
-    for (int64_t block = begin; block < end && fault == 0; ++block) {
-      if (const int found = packer.pack(source, data, rows, cols, block, parts)) fault = found;
-    }
-  });
+  pool.parallel_for(round_up(rows, group_rows) / group_rows, 4,
+                    [&](int64_t begin, int64_t end, int) {
+                      BlockPacker packer(type, transform, padded_cols);
+                      for (int64_t group = begin; group < end && fault == 0; ++group) {
+                        if (const int found = packer.pack(source, data, rows, cols, group, parts))
+                          fault = found;
+                      }
+                    });
   if (fault == kNotFinite) throw Error(kModelFileError, "a weight is NaN or infinite");
-  if (fault != 0) {
-    throw Error(kModelFileError,
-                "16 rows hold " + std::to_string(fault) + " weights that are not zero, " +
-                    std::string(weight_type_name(type)) + " takes " +
-                    std::to_string(sparse_most_codes(type, padded_cols)) + "; prune " +
-                    (type == WeightType::kS8 ? "80" : "50") + " % of each row first");
-  }
+  if (fault != 0) throw Error(kModelFileError, too_many_text(type, fault, padded_cols));
 }
 
 }  // namespace autoglm

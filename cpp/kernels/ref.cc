@@ -8,6 +8,7 @@
 #include "kernels/float16.h"
 #include "kernels/kernels.h"
 #include "kernels/sparse.h"
+#include "kernels/tiles.h"
 
 namespace autoglm {
 namespace {
@@ -105,6 +106,15 @@ void dot_sparse(const PackedMatrix& w, int block, const int8_t* a, int32_t* sums
   }
 }
 
+void dot_tiles(const PackedMatrix& w, int block, const int8_t* a, int32_t* sums) {
+  uint16_t columns[tiles::kMostTiles];
+  tiles::find_stored(w, block, columns);
+  const int8_t* codes = tiles::stored_codes(w, block);
+  for (int i = 0; i < tile_capacity(w.padded_cols); ++i, codes += tiles::kBlockBytes) {
+    dot_i8(codes, a + columns[i] * tiles::kCols, tiles::kCols, sums);
+  }
+}
+
 void dot_i4(const uint8_t* w, const uint8_t* group_scale, const int8_t* a, int padded_cols,
             int32_t* sums) {
   for (int base = 0; base < padded_cols; base += 2 * kGroupSize) {
@@ -135,6 +145,8 @@ void dot_block_integer(const PackedMatrix& w, const PackedRows& x, int block, in
       const int8_t* a = static_cast<const int8_t*>(x.data) + row * x.padded_cols;
       if (is_sparse(w.type)) {
         dot_sparse(w, block, a, planes[p]);
+      } else if (w.type == WeightType::kB8) {
+        dot_tiles(w, block, a, planes[p]);
       } else if (w.type == WeightType::kI8) {
         dot_i8(reinterpret_cast<const int8_t*>(weight), a, w.padded_cols, planes[p]);
       } else {
@@ -357,6 +369,20 @@ void unpack_sparse_row(const PackedMatrix& w, int row, float* out) {
   }
 }
 
+void unpack_tiled_row(const PackedMatrix& w, int row, float* out) {
+  uint16_t columns[tiles::kMostTiles];
+  tiles::find_stored(w, row / kRowBlock, columns);
+  const int8_t* codes = tiles::stored_codes(w, row / kRowBlock) + row % kRowBlock * 4;
+  std::fill(out, out + w.cols, 0.0f);
+  // Room that is not used adds zeros to the first tile.
+  for (int i = 0; i < tile_capacity(w.padded_cols); ++i, codes += tiles::kBlockBytes) {
+    const int first = columns[i] * tiles::kCols;
+    for (int k = 0; k < std::min(tiles::kCols, w.cols - first); ++k) {
+      out[first + k] += w.scale[row] * static_cast<float>(codes[k / 4 * kRowBlock * 4 + k % 4]);
+    }
+  }
+}
+
 void store_kv(const KvLayer& kv, int position, const float* k, const float* v) {
   const size_t page = kv.page_table[position / kPageTokens] * kv.page_stride;
   const int token = position % kPageTokens;
@@ -399,6 +425,10 @@ void rope(float* head, const float* cos, const float* sin, int rotary_dim, bool 
 void unpack_row(const PackedMatrix& w, int row, float* out) {
   if (is_sparse(w.type)) {
     unpack_sparse_row(w, row, out);
+    return;
+  }
+  if (w.type == WeightType::kB8) {
+    unpack_tiled_row(w, row, out);
     return;
   }
   const std::byte* block = w.weight + row / kRowBlock * row_block_bytes(w.type, w.padded_cols);

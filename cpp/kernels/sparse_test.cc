@@ -1,4 +1,5 @@
-// Sparse int8 weights: the same numbers as dense ones, and no read outside whatever the masks say.
+// Int8 weights without zeros: the same numbers as dense ones, and no read outside whatever the
+// masks say.
 #include "kernels/sparse.h"
 
 #include <random>
@@ -34,12 +35,6 @@ Packed pack(WeightType type, int cols, const std::vector<float>& source) {
   packed.view = packed_view(type, kRows, cols, from);
   return packed;
 }
-
-struct SparseType {
-  WeightType type;
-  int one_of;  // so many weights is stored
-};
-constexpr SparseType kSparseTypes[] = {{WeightType::kS8, 5}, {WeightType::kH8, 2}};
 
 // `num_kept` values of each row, the others zero.
 std::vector<float> sparse_rows(int cols, int num_kept) {
@@ -78,10 +73,28 @@ std::vector<float> product(const Kernels& kernels, const PackedMatrix& w, int nu
   return y;
 }
 
+// Every other tile of 32 rows and 64 columns.
+std::vector<float> tiled_rows(int cols, int) {
+  std::vector<float> values = sparse_rows(cols, cols);
+  for (size_t i = 0; i < values.size(); ++i) {
+    if ((i % cols / 64 + i / cols / 32) % 2 != 0) values[i] = 0.0f;
+  }
+  return values;
+}
+
+struct SparseType {
+  WeightType type;
+  int one_of;  // so many weights is stored
+  std::vector<float> (*source)(int cols, int num_kept);
+};
+constexpr SparseType kSparseTypes[] = {{WeightType::kS8, 5, sparse_rows},
+                                       {WeightType::kH8, 2, sparse_rows},
+                                       {WeightType::kB8, 2, tiled_rows}};
+
 void test_products_are_those_of_dense_codes() {
   for (const SparseType& format : kSparseTypes) {
     for (const int cols : {5, 64, 300, 4096}) {
-      const auto source = sparse_rows(cols, cols / format.one_of);
+      const auto source = format.source(cols, cols / format.one_of);
       const Packed dense = pack(WeightType::kI8, cols, source);
       const Packed sparse = pack(format.type, cols, source);
       for (const Isa isa : test::tested_isas()) {
@@ -99,8 +112,8 @@ void test_products_are_those_of_dense_codes() {
 
 void test_rows_that_are_not_sparse_are_refused() {
   for (const SparseType& format : kSparseTypes) {
-    std::vector<float> source(kRows * 64, 1.0f);
-    CHECK_THROWS(kModelFileError, pack(format.type, 64, source));
+    const std::vector<float> source(kRows * 128, 1.0f);
+    CHECK_THROWS(kModelFileError, pack(format.type, 128, source));
   }
 }
 
@@ -124,8 +137,8 @@ void test_a_block_may_be_full() {
 void test_masks_that_lie_stay_inside() {
   const int cols = 256;
   for (const SparseType& format : kSparseTypes) {
-    Packed sparse = pack(format.type, cols, sparse_rows(cols, cols / format.one_of));
-    std::fill_n(sparse.parts[0].data(), static_cast<size_t>(kRows) * cols / 8, std::byte{0xff});
+    Packed sparse = pack(format.type, cols, format.source(cols, cols / format.one_of));
+    std::fill_n(sparse.parts[0].data(), sparse.parts[0].size(), std::byte{0xff});
     for (const Isa isa : test::tested_isas()) {
       const Kernels& kernels = kernels_for(isa);
       CHECK_EQ(product(kernels, sparse.view, 1, true).size(), static_cast<size_t>(kRows));

@@ -22,10 +22,16 @@ uint64_t weight_bytes(const PackedMatrix& weight) {
   if (weight.group_scale != nullptr) {
     bytes += static_cast<uint64_t>(weight.padded_rows) * (weight.padded_cols / kGroupSize);
   }
-  if (weight.mask != nullptr) {
+  if (is_sparse(weight.type)) {
     bytes += static_cast<uint64_t>(weight.padded_rows) * weight.padded_cols / 8;
   }
   return bytes;
+}
+
+// Tiles that are not stored are not multiplied.
+uint64_t multiplied_cols(const PackedMatrix& weight) {
+  const bool is_tiled = weight.type == WeightType::kB8;
+  return is_tiled ? tile_capacity(weight.padded_cols) * 64 : weight.cols;
 }
 
 }  // namespace
@@ -50,7 +56,7 @@ StepCost embedding_cost(const PackedMatrix& weight, int num_rows) {
 StepCost matrix_cost(const PackedMatrix& weight, int num_rows, int num_outputs) {
   const uint64_t rows = num_rows;
   return {.bytes = weight_bytes(weight) + kFloat * rows * (weight.cols + num_outputs),
-          .operations = 2 * rows * weight.rows * weight.cols};
+          .operations = 2 * rows * weight.rows * multiplied_cols(weight)};
 }
 
 StepCost linear_cost(const Linear& linear, int num_rows) {

@@ -89,11 +89,17 @@ def test_packed_codes_stand_for_their_values(target):
     assert np.allclose(stored, values_of(codes, grid), rtol=1e-6, atol=0)
 
 
-SPARSE = [("sparse8", "unstructured", 0.8), ("half8", "unstructured", 0.5), ("half8", "2:4", 0.5)]
+SPARSE = [
+    ("sparse8", "unstructured", 0.8),
+    ("half8", "unstructured", 0.5),
+    ("half8", "2:4", 0.5),
+    ("block8", "block", 0.5),
+    ("block8", "block", 0.75),
+]
 
 
 @pytest.mark.parametrize(("target", "pattern", "sparsity"), SPARSE)
-@pytest.mark.parametrize(("rows", "cols"), [(16, 128), (37, 201), (1, 5)])
+@pytest.mark.parametrize(("rows", "cols"), [(16, 128), (37, 201), (1, 5), (70, 4200)])
 def test_sparse_codes_are_those_of_the_core(rows, cols, target, pattern, sparsity):
     weights = pruned(matrix(rows, cols), pattern, sparsity)
     grid = int8_grid(weights)
@@ -103,9 +109,12 @@ def test_sparse_codes_are_those_of_the_core(rows, cols, target, pattern, sparsit
     assert np.array_equal(unpack(parts, target, rows, cols), dense)
 
 
-@pytest.mark.parametrize(("target", "message"), [("sparse8", "256; prune 80"), ("half8", "512")])
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("sparse8", "448; prune 80"), ("half8", "1024"), ("block8", "1; prune half")],
+)
 def test_too_many_codes_for_a_sparse_format_are_refused(target, message):
-    weights = matrix(16, 64)
+    weights = matrix(16, 128)
     grid = int8_grid(weights)
     with pytest.raises(ModelFileError, match=f"{target} takes {message}"):
         pack_codes(round_to_nearest(weights, grid), grid, target)

@@ -31,6 +31,7 @@ CALIBRATED = (
     "prune-unstructured-50",
     "prune-unstructured-80",
     "prune-2-4",
+    "prune-block-50",
 )
 PLAIN = ("int8-dynamic", "int8-per-tensor", "w4a8")
 

@@ -12,6 +12,7 @@ SHIPPED = (
     "int8-dynamic",
     "int8-per-tensor",
     "prune-2-4",
+    "prune-block-50",
     "prune-structured-30",
     "prune-structured-60",
     "prune-unstructured-50",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from autoglm import _core
 from autoglm.errors import ModelFileError
 from autoglm.modelfile.arch import SPARSE_FORMATS, WeightFormat
-from autoglm.modelfile.layout import GROUP_SIZE, OFFSET_FORMAT, ROW_BLOCK
+from autoglm.modelfile.layout import GROUP_SIZE, OFFSET_FORMAT, ROW_BLOCK, TILE_COLS
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]
@@ -112,7 +112,7 @@ def values_of(codes: Codes, grid: Grid) -> Floats:
 def pack_codes(codes: Codes, grid: Grid, target: WeightFormat) -> list[bytes]:
     """The parts of the packed matrix, in the order of `_core.packed_shapes`.
 
-    ModelFileError when a sparse format has no room for all codes that are not zero.
+    ModelFileError when a format without zeros has no room for all codes that are not zero.
     """
     rows = codes.shape[0]
     padding = -rows % ROW_BLOCK
@@ -124,6 +124,8 @@ def pack_codes(codes: Codes, grid: Grid, target: WeightFormat) -> list[bytes]:
         in_order = np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
         if target in SPARSE_FORMATS:
             return [*_without_zeros(in_order, codes.shape, target), scale]
+        if target == "block8":
+            return [*_without_tiles(in_order), scale]
         return [in_order.tobytes(), scale]
     nibbles = (_pad_columns(codes, _INT4_ALIGN) + _INT4_ZERO).astype(np.uint8)
     halves = nibbles.reshape(len(nibbles) // ROW_BLOCK, ROW_BLOCK, -1, 2, ROW_BLOCK, 4)
@@ -151,6 +153,28 @@ def _without_zeros(blocks: Codes, shape: tuple[int, ...], target: WeightFormat) 
         raise ModelFileError(message)
     codes = np.zeros((num_blocks, capacity), np.int8)
     codes[np.arange(capacity) < counts[:, None]] = flat[is_kept]
+    return [masks.tobytes(), codes.tobytes()]
+
+
+def _without_tiles(blocks: Codes) -> list[bytes]:
+    """Masks and codes of block8: `blocks` is [blocks, cols / 4, 16, 4]."""
+    num_blocks = len(blocks)
+    tiles = blocks.reshape(num_blocks, -1, ROW_BLOCK * TILE_COLS)
+    num_tiles = tiles.shape[1]
+    capacity = (num_tiles + 1) // 2
+    is_kept = (tiles != 0).any(axis=2)
+    is_kept = np.pad(is_kept, ((0, num_blocks % 2), (0, 0))).reshape(-1, 2, num_tiles).any(axis=1)
+    most = int(is_kept.sum(axis=1).max())
+    if most > capacity:
+        message = (
+            f"32 rows hold {most} tiles of 64 columns that are not zero, block8 takes {capacity}; "
+            "prune half of them first, with the pattern block"
+        )
+        raise ModelFileError(message)
+    masks = np.packbits(np.pad(is_kept, ((0, 0), (0, -num_tiles % 64))), axis=1, bitorder="little")
+    # What is left of the room is filled with tiles that are zero.
+    order = np.argsort(~is_kept, axis=1, kind="stable")[:, :capacity].repeat(2, axis=0)
+    codes = tiles[np.arange(num_blocks)[:, None], order[:num_blocks]]
     return [masks.tobytes(), codes.tobytes()]
 
 

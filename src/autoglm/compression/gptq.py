@@ -48,7 +48,8 @@ def sparsegpt(
     """The weights that stay, as values of the grid if there is one, and zeros.
 
     Columns come in their own order. What to remove is decided piece by piece, by the error that
-    removing a weight would cause, when the errors of the pieces before have arrived.
+    removing a weight would cause, when the errors of the pieces before have arrived; whole tiles
+    at once, as pieces hold too few of them to choose from.
     """
     order = np.arange(weights.shape[1])
     steps = None if grid is None else _Steps.of(grid, weights.shape, order)
@@ -107,12 +108,15 @@ class _Rounding:
         self._steps = steps
         self._pruning = pruning
         self._kept: NDArray[np.bool_] | None = None
+        is_tiled = pruning is not None and pruning.pattern == "block"
+        self._chosen_together = weights.shape[1] if is_tiled else _PIECE
         self._errors = np.empty_like(self._weights)
         self.values = np.empty_like(self._weights)
 
     def run(self, start: int, end: int) -> None:
         """Round columns [start, end), moving their errors only within this range."""
-        pruning = self._pruning if end - start <= _PIECE and self._kept is None else None
+        is_piece = end - start <= self._chosen_together and self._kept is None
+        pruning = self._pruning if is_piece else None
         if pruning is not None:
             self._kept = self._choose(start, end, pruning)
         if end - start <= _DIRECT:

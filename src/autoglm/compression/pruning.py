@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from autoglm.compression.codes import Floats
 from autoglm.errors import UsageError
-from autoglm.modelfile.layout import ROW_BLOCK
+from autoglm.modelfile.layout import TILE_COLS, TILE_ROWS
 
 PruningMethod = Literal["magnitude", "wanda", "sparsegpt"]
 Pattern = Literal["unstructured", "2:4", "block"]
 Mask = NDArray[np.bool_]
 
-BLOCK_COLS = 16
 _OF = 4
 _KEPT = 2
 
@@ -30,7 +29,7 @@ class Pruning:
     """How many weights of each layer's matrices become zero, and which.
 
     "unstructured" removes the same number from every row, "2:4" two of four neighbours in a row,
-    "block" whole tiles of 16 rows and 16 columns, the same number from every 16 rows.
+    "block" whole tiles of 32 rows and 64 columns, the same number from every 32 rows.
     """
 
     method: PruningMethod
@@ -42,12 +41,12 @@ def kept_weights(scores: Floats, pruning: Pruning, *, first_column: int = 0) -> 
     """Where weights stay: those of the highest scores, in exact numbers.
 
     `scores` may be the columns from `first_column` of a wider matrix, done piece by piece: the
-    numbers add up to those of the whole.
+    numbers add up to those of the whole. Tiles are chosen for all columns at once.
     """
     if pruning.pattern == "2:4":
         return _kept_of_four(scores)
     if pruning.pattern == "block":
-        return _kept_tiles(scores, pruning.sparsity, first_column)
+        return _kept_tiles(scores, pruning.sparsity)
     return _kept_in_rows(scores, _share(pruning.sparsity, first_column, scores.shape[1]))
 
 
@@ -55,7 +54,7 @@ def check_pruning(pruning: Pruning, name: str, cols: int) -> None:
     """Raise UsageError when nothing would be left of the rows of a matrix."""
     if pruning.pattern == "2:4":
         return
-    items = -(-cols // BLOCK_COLS) if pruning.pattern == "block" else cols
+    items = -(-cols // TILE_COLS) if pruning.pattern == "block" else cols
     if _share(pruning.sparsity, 0, items) == items:
         message = (
             f"sparsity {pruning.sparsity:g} leaves nothing of the {cols} columns of {name}, and so "
@@ -87,11 +86,9 @@ def _kept_of_four(scores: Floats) -> Mask:
     return mask.reshape(rows, -1)[:, :cols]
 
 
-def _kept_tiles(scores: Floats, sparsity: float, first_column: int) -> Mask:
+def _kept_tiles(scores: Floats, sparsity: float) -> Mask:
     rows, cols = scores.shape
-    padded = np.pad(scores, ((0, -rows % ROW_BLOCK), (0, -cols % BLOCK_COLS)))
-    tiles = padded.reshape(len(padded) // ROW_BLOCK, ROW_BLOCK, -1, BLOCK_COLS).sum(axis=(1, 3))
-    kept = _kept_in_rows(
-        tiles.astype(np.float32), _share(sparsity, first_column // BLOCK_COLS, tiles.shape[1])
-    )
-    return kept.repeat(ROW_BLOCK, axis=0).repeat(BLOCK_COLS, axis=1)[:rows, :cols]
+    padded = np.pad(scores, ((0, -rows % TILE_ROWS), (0, -cols % TILE_COLS)))
+    tiles = padded.reshape(-1, TILE_ROWS, padded.shape[1] // TILE_COLS, TILE_COLS).sum(axis=(1, 3))
+    kept = _kept_in_rows(tiles.astype(np.float32), _share(sparsity, 0, tiles.shape[1]))
+    return kept.repeat(TILE_ROWS, axis=0).repeat(TILE_COLS, axis=1)[:rows, :cols]

@@ -16,6 +16,7 @@ from autoglm.modelfile.arch import Architecture, WeightFormat
 from autoglm.modelfile.safetensors_writer import TensorSpec
 
 ROW_BLOCK = 16
+TILE_ROWS, TILE_COLS = 32, 64  # what block8 stores or leaves out
 GROUP_SIZE = 64
 OFFSET_FORMAT: WeightFormat = "int8"
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm.weight"

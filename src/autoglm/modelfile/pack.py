@@ -13,7 +13,7 @@ from typing import NamedTuple, TypedDict
 from autoglm import _core
 from autoglm.errors import ModelFileError, translate_core_errors
 from autoglm.modelfile.checkpoint import Checkpoint
-from autoglm.modelfile.layout import ROW_BLOCK, Matrix, Rows, Vector
+from autoglm.modelfile.layout import ROW_BLOCK, TILE_ROWS, Matrix, Rows, Vector
 
 CHUNK_BYTES = 8 << 20
 
@@ -32,7 +32,10 @@ def pack_matrix(matrix: Matrix, checkpoint: Checkpoint) -> Iterator[tuple[int, l
 
 
 def float_rows(matrix: Matrix, checkpoint: Checkpoint) -> Iterator[tuple[int, bytes]]:
-    """Source bytes read and the next whole row blocks of the stack as float32, after all passes."""
+    """Source bytes read and the next rows of the stack as float32, after all passes.
+
+    They are whole tiles but at the end of a matrix.
+    """
     columns = _columns(matrix, matrix.cols, checkpoint)
     for pieces in matrix.experts:
         dtype, chunks = _source_chunks(matrix, pieces, checkpoint)
@@ -144,7 +147,7 @@ def _float_bytes(pieces: tuple[Rows, ...], is_interleaved: bool, checkpoint: Che
 
 
 def _consecutive(pieces: tuple[Rows, ...], checkpoint: Checkpoint) -> Iterator[tuple[int, bytes]]:
-    """Chunks of whole row blocks (the last may be shorter) across the borders of the pieces."""
+    """Chunks of whole tiles (the last may be shorter) across the borders of the pieces."""
     row_bytes = checkpoint.row_bytes(pieces[0])
     chunk_rows = _chunk_rows(row_bytes)
     pending: list[bytes] = []
@@ -182,7 +185,7 @@ def _interleaved(pieces: tuple[Rows, ...], checkpoint: Checkpoint) -> Iterator[t
 
 
 def _chunk_rows(row_bytes: int) -> int:
-    return max(CHUNK_BYTES // row_bytes // ROW_BLOCK, 1) * ROW_BLOCK
+    return max(CHUNK_BYTES // row_bytes // TILE_ROWS, 1) * TILE_ROWS
 
 
 def _to_float32(dtype: str, data: bytes, source: str) -> bytes:

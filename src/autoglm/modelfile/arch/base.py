@@ -10,10 +10,10 @@ from autoglm.errors import ModelConfigError, UnsupportedModelError
 from autoglm.modelfile.fields import Fields
 from autoglm.modelfile.rope import parse_rope
 
-WeightFormat = Literal["fp32", "bf16", "int8", "int4", "sparse8", "half8"]
+WeightFormat = Literal["fp32", "bf16", "int8", "int4", "sparse8", "half8", "block8"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 SPARSE_FORMATS: tuple[WeightFormat, ...] = ("sparse8", "half8")
-INTEGER_FORMATS: tuple[WeightFormat, ...] = ("int8", "int4", *SPARSE_FORMATS)
+INTEGER_FORMATS: tuple[WeightFormat, ...] = ("int8", "int4", *SPARSE_FORMATS, "block8")
 
 MAX_LAYERS = 512
 MAX_HEAD_DIM = 512
