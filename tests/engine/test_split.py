@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoglm.engine import split
 from autoglm.engine.split import split_text
 
 TURNS = st.lists(
@@ -27,6 +28,15 @@ def test_parts_cover_the_text_in_order_each_within_the_budget(text: str, budget:
     assert "".join(parts) == text
     assert all(count_bytes(part) <= budget for part in parts)
     assert all(parts)
+
+
+@given(TURNS, st.integers(1, 50))
+def test_breaks_are_found_wherever_a_search_ends(text: str, num_chars: int) -> None:
+    for pattern in split._BREAKS:
+        expected = [piece for piece in pattern.split(text) if piece]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(split, "SEARCHED_CHARS", num_chars)
+            assert [piece for piece in split._cut(text, pattern) if piece] == expected
 
 
 @given(TURNS, st.integers(4, 60))

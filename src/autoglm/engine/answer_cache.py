@@ -13,10 +13,11 @@ import threading
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 
-from autoglm.types import FinishReason, Request, Usage
+from autoglm.types import FinishReason, Message, Request, Usage
 
 SECRET_BYTES = 32
 _OVERHEAD_BYTES = 512
+_MAX_PLAIN_CHARS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,14 @@ class AnswerCache:
 
     def key(self, request: Request, *, model: bytes, context_tokens: int, max_tokens: int) -> bytes:
         """Hash of the request, the model's `fingerprint`, the window and the answer's limit."""
-        sampling = asdict(request.sampling)
+        sampling, prompt = asdict(request.sampling), request.prompt
         sampling["logit_bias"] = sorted(request.sampling.logit_bias.items())
         fields = {
             "model": model.hex(),
             "window": [context_tokens, max_tokens],
-            "messages": [asdict(message) for message in request.messages],
-            "prompt": request.prompt,
-            "text": request.text,
+            "messages": [self._shortened(message) for message in request.messages],
+            "prompt": self._short(prompt) if isinstance(prompt, str) else prompt,
+            "text": None if request.text is None else self._short(request.text),
             "stop": request.stop,
             "schema": request.schema,
             "grammar": request.grammar and [request.grammar.kind, request.grammar.source],
@@ -60,6 +61,16 @@ class AnswerCache:
         }
         plain = json.dumps(fields, sort_keys=True).encode()
         return hashlib.blake2b(plain, key=self._secret).digest()
+
+    def _shortened(self, message: Message) -> dict[str, object]:
+        return {**asdict(message), "content": self._short(message.content)}
+
+    def _short(self, text: str) -> str:
+        """The text, or a hash of a long one: to quote it would take the interpreter for itself."""
+        if len(text) <= _MAX_PLAIN_CHARS:
+            return text
+        plain = text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(plain, key=self._secret).hexdigest()
 
     def get(self, key: bytes) -> Answer | None:
         """The stored answer, which becomes the most recently used."""

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 CountTokens = Callable[[str], int]
 
 # Longer texts are cut without counting them whole, which keeps memory bounded.
 MAX_CHARS_PER_TOKEN = 32
 
+# A search keeps the interpreter for itself, so it looks at so much at a time.
+SEARCHED_CHARS = 2**16
+# How far the patterns look ahead.
+_AHEAD = 64
+
+# All match between characters.
 _BREAKS = (
     re.compile(r"^(?=[^\s:：][^:：\n]{0,30}[:：])", re.MULTILINE),  # `名字：` or `Name:`
     re.compile(r"(?<=\n\n)(?!\n)"),
@@ -65,10 +71,21 @@ def _pieces(
     if not breaks:
         return _halves(text, budget_tokens, count)
     pieces: list[str] = []
-    for piece in breaks[0].split(text):
-        if piece:
-            pieces += _pieces(piece, budget_tokens, count, breaks[1:])
+    for piece in _cut(text, breaks[0]):
+        pieces += _pieces(piece, budget_tokens, count, breaks[1:])
     return pieces
+
+
+def _cut(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
+    """As `pattern.split(text)`, without empty pieces."""
+    start = 0
+    for begin in range(0, len(text), SEARCHED_CHARS):
+        end = min(len(text), begin + SEARCHED_CHARS)
+        for match in pattern.finditer(text, begin, end + _AHEAD):
+            if start < match.start() < end:
+                yield text[start : match.start()]
+                start = match.start()
+    yield text[start:]
 
 
 def _halves(text: str, budget_tokens: int, count: CountTokens) -> list[str]:
