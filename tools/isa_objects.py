@@ -17,6 +17,7 @@ OWNERS = {
     "avx2": X86,
     "avx512": X86,
     "amx": X86,
+    "sparse_avx2": X86,
     "sparse_vbmi2": X86,
     "neon_dotprod": ARM,
     "neon_i8mm": ARM,

@@ -24,14 +24,21 @@ namespace {
 // gives the same bits. bf16 always takes tiles: float sums in another order would round
 // differently.
 constexpr int kFewestTileRows = 6;
-constexpr int kFewestSparseTileRows = 5;  // the same for weights whose zeros are not stored
+// The same for weights whose zeros are not stored: expanding them hides behind fewer products the
+// more of them there are.
+constexpr int kFewestSparse8TileRows = 5;
+constexpr int kFewestHalf8TileRows = 9;
+
+constexpr int fewest_tile_rows(WeightType type) {
+  if (type == WeightType::kS8) return kFewestSparse8TileRows;
+  return type == WeightType::kH8 ? kFewestHalf8TileRows : kFewestTileRows;
+}
 
 PackedRows amx_rows_format(WeightType type, int rows, int padded_cols, bool is_precise) {
   PackedRows out = rows_format(type, rows, padded_cols, is_precise);
   if (type == WeightType::kF32) return out;
   if (type == WeightType::kBF16 && is_precise) out.planes = 2;
-  const int fewest = is_sparse(type) ? kFewestSparseTileRows : kFewestTileRows;
-  if (type == WeightType::kBF16 || rows * out.planes >= fewest) {
+  if (type == WeightType::kBF16 || rows * out.planes >= fewest_tile_rows(type)) {
     out.format = RowsFormat::kTile;
   }
   return out;

@@ -10,7 +10,7 @@
 namespace autoglm {
 namespace {
 
-constexpr bool kHasAvx512 = false;
+constexpr Isa kSparseIsa = Isa::kAvx2;
 constexpr int kMostBlocks = 2;
 constexpr int kMostRows = 2;
 

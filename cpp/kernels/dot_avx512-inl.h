@@ -10,7 +10,7 @@
 namespace autoglm {
 namespace {
 
-constexpr bool kHasAvx512 = true;
+constexpr Isa kSparseIsa = Isa::kAvx512;
 constexpr int kMostBlocks = 4;
 constexpr int kMostRows = 6;
 

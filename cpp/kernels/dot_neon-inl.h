@@ -11,7 +11,7 @@
 namespace autoglm {
 namespace {
 
-constexpr bool kHasAvx512 = false;
+constexpr Isa kSparseIsa = Isa::kNeon;
 constexpr int kMostBlocks = 2;
 
 template <int kRows>

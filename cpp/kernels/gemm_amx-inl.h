@@ -116,7 +116,7 @@ class WeightFeed {
   const std::byte* expand(int b, int num_tiles) {
     if (tile_ == 0) cursors_[b] = sparse::first_unit(w_, block_at(b));
     std::byte* panel = panels_ + b * kPanelBytes;
-    sparse::methods(kHasAvx512)
+    sparse::methods(kSparseIsa)
         .expand(&cursors_[b], num_tiles * kTileBytes / sparse::kUnit,
                 reinterpret_cast<int8_t*>(panel));
     return panel;

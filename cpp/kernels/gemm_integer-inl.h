@@ -4,7 +4,7 @@
 //     row blocks straight from the packed matrix; sums is [kRows][kBlocks][16];
 //   unpack_block(w, block, panel): one int4 block with a byte for each weight;
 //   dot_unpacked<kRows, kBlocks>(w, block, panel, x, first_row, sums): the same dots from blocks of
-//   bytes, unpacked int4 or int8 as they are; kHasAvx512;
+//   bytes, unpacked int4 or int8 as they are; kSparseIsa, whose methods are used for sparse codes;
 //   kMostBlocks, kMostRows: blocking for many rows.
 // All integer arithmetic is exact, so every path and every blocking gives the same outputs.
 #pragma once
@@ -82,7 +82,7 @@ void panel_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& 
       int8_t* to = scratch + b * block_bytes;
       if (is_sparse(w.type)) {
         sparse::Cursor cursor = sparse::first_unit(w, block + b);
-        sparse::methods(kHasAvx512).expand(&cursor, w.padded_cols / 4, to);
+        sparse::methods(kSparseIsa).expand(&cursor, w.padded_cols / 4, to);
       } else {
         unpack_block(w, block + b, to);
       }
@@ -115,7 +115,7 @@ template <int kRows, int kBlocks>
 void sparse_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
                  int first_row) {
   alignas(64) int32_t sums[kRows][kBlocks][16];
-  sparse::methods(kHasAvx512).dot(w, x, block, kBlocks, first_row, kRows, sums[0][0]);
+  sparse::methods(kSparseIsa).dot(w, x, block, kBlocks, first_row, kRows, sums[0][0]);
   write_integer_outputs<kRows, kBlocks>(w, x, y, block, first_row, sums);
 }
 
@@ -125,11 +125,12 @@ void sparse_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput&
                    std::byte* scratch) {
   constexpr int kFewRows = 8;
   const int num_rows = x.rows * x.planes;
-  if (num_rows > kFewRows || sparse::methods(kHasAvx512).dot == nullptr) {
+  if (num_rows > kFewRows || sparse::methods(kSparseIsa).dot == nullptr) {
     panel_blocks<kBlocks>(w, x, y, block, reinterpret_cast<int8_t*>(scratch));
     return;
   }
   int row = 0;
+  for (; row + 8 <= num_rows; row += 8) sparse_tile<8, kBlocks>(w, x, y, block, row);
   for (; row + 4 <= num_rows; row += 4) sparse_tile<4, kBlocks>(w, x, y, block, row);
   if (row + 2 <= num_rows) {
     sparse_tile<2, kBlocks>(w, x, y, block, row);

@@ -38,17 +38,21 @@ Cursor first_unit(const PackedMatrix& w, int block);
 struct Methods {
   // Writes the next units in the I8 layout.
   void (*expand)(Cursor* cursor, int num_units, int8_t* out);
-  // Dots of `num_rows` plane rows, 1, 2 or 4, of activations with 1 or 2 blocks, straight from the
-  // codes: sums [num_rows][num_blocks][16]. Null where that is not faster than expanding.
+  // Dots of `num_rows` plane rows, 1, 2, 4 or 8, of activations with 1 or 2 blocks, straight from
+  // the codes: sums [num_rows][num_blocks][16]. Null where that is not faster than expanding.
   void (*dot)(const PackedMatrix& w, const PackedRows& x, int block, int num_blocks, int first_row,
               int num_rows, int32_t* sums);
 };
 
-// The best methods of this processor, those of AVX-512 only when asked for.
-const Methods& methods(bool may_use_avx512);
+// The best methods that this processor has for a path.
+const Methods& methods(Isa isa);
 
 // On any processor.
 void expand_units(Cursor* cursor, int num_units, int8_t* out);
+
+// In sparse_avx2.cc and sparse_neon.cc.
+void expand_units_avx2(Cursor* cursor, int num_units, int8_t* out);
+void expand_units_neon(Cursor* cursor, int num_units, int8_t* out);
 
 // With VBMI2 (sparse_vbmi2.cc), on processors that have it.
 void expand_units_vbmi2(Cursor* cursor, int num_units, int8_t* out);

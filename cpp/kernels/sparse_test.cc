@@ -110,6 +110,28 @@ void test_products_are_those_of_dense_codes() {
   }
 }
 
+// Of every path, for masks of a matrix and for masks that say more than is stored.
+void test_expanding_is_the_same_everywhere() {
+  const int cols = 256;
+  for (const bool is_true : {true, false}) {
+    Packed packed = pack(WeightType::kH8, cols, sparse_rows(cols, cols / 2));
+    if (!is_true) std::fill_n(packed.parts[0].data(), packed.parts[0].size() / 2, std::byte{0xfd});
+    for (int block = 0; block < kRows / kRowBlock; ++block) {
+      std::vector<int8_t> want(kRowBlock * cols), found(want.size());
+      sparse::Cursor start = sparse::first_unit(packed.view, block);
+      sparse::expand_units(&start, cols / 4, want.data());
+      for (const Isa isa : test::tested_isas()) {
+        sparse::Cursor cursor = sparse::first_unit(packed.view, block);
+        for (int unit = 0; unit < cols / 4; unit += 16) {
+          sparse::methods(isa).expand(&cursor, 16, &found[unit * sparse::kUnit]);
+        }
+        CHECK(found == want);
+        CHECK_EQ(cursor.at, start.at);
+      }
+    }
+  }
+}
+
 void test_rows_that_are_not_sparse_are_refused() {
   for (const SparseType& format : kSparseTypes) {
     const std::vector<float> source(kRows * 128, 1.0f);
@@ -152,6 +174,7 @@ void test_masks_that_lie_stay_inside() {
 
 int main() {
   autoglm::test_products_are_those_of_dense_codes();
+  autoglm::test_expanding_is_the_same_everywhere();
   autoglm::test_rows_that_are_not_sparse_are_refused();
   autoglm::test_a_block_may_be_full();
   autoglm::test_masks_that_lie_stay_inside();

@@ -55,15 +55,19 @@ class Feed {
   int64_t code_distance_ = 0;
 };
 
-// Sums of one activation row with one block, in two so that products need not wait for each other.
+// Sums of activation rows with one block. There are `odd` ones for a few rows only: their products
+// need not wait for each other.
+template <int kRows, bool kIsSplit>
 struct Sums {
-  __m512i even, odd;
+  __m512i even[kRows];
+  __m512i odd[kIsSplit ? kRows : 1];
 };
 
 // The products of a span. vpdpbusd multiplies unsigned by signed bytes: codes are shifted by 128,
 // and the shift is taken off with the activations' sums.
-template <bool kIsInside, int kRows, typename Feed>
-inline void add_span(Feed& feed, const int8_t* const (&rows)[kRows], int k, Sums (&sums)[kRows]) {
+template <bool kIsInside, int kRows, bool kIsSplit, typename Feed>
+inline void add_span(Feed& feed, const int8_t* const (&rows)[kRows], int k,
+                     Sums<kRows, kIsSplit>& sums) {
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
   AUTOGLM_UNROLL
   for (int i = 0; i < 4 * kSpan; i += 8) {
@@ -73,8 +77,10 @@ inline void add_span(Feed& feed, const int8_t* const (&rows)[kRows], int k, Sums
     for (int r = 0; r < kRows; ++r) {
       int32_t quads[2];
       __builtin_memcpy(quads, rows[r] + k + i, 8);
-      sums[r].even = _mm512_dpbusd_epi32(sums[r].even, first, _mm512_set1_epi32(quads[0]));
-      sums[r].odd = _mm512_dpbusd_epi32(sums[r].odd, second, _mm512_set1_epi32(quads[1]));
+      __m512i& even = sums.even[r];
+      __m512i& odd = kIsSplit ? sums.odd[kIsSplit ? r : 0] : even;
+      even = _mm512_dpbusd_epi32(even, first, _mm512_set1_epi32(quads[0]));
+      odd = _mm512_dpbusd_epi32(odd, second, _mm512_set1_epi32(quads[1]));
     }
   }
 }
@@ -82,8 +88,9 @@ inline void add_span(Feed& feed, const int8_t* const (&rows)[kRows], int k, Sums
 // Blocks are walked in parallel: more streams keep the memory busy.
 template <int kRows, int kBlocks>
 void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_row, int32_t* out) {
+  constexpr bool kIsSplit = kRows * kBlocks <= 8;  // or registers would not do
   const int8_t* rows[kRows];
-  Sums sums[kBlocks][kRows];
+  Sums<kRows, kIsSplit> sums[kBlocks];
   AUTOGLM_UNROLL
   for (int r = 0; r < kRows; ++r) {
     const size_t row = static_cast<size_t>(first_row) + r;
@@ -93,7 +100,8 @@ void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_r
     for (int g = 0; g < num_groups; ++g) sum += x.group_sum[row * num_groups + g];
     AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
-      sums[b][r] = {_mm512_set1_epi32(-128 * sum), _mm512_setzero_si512()};
+      sums[b].even[r] = _mm512_set1_epi32(-128 * sum);
+      if constexpr (kIsSplit) sums[b].odd[r] = _mm512_setzero_si512();
     }
   }
   Feed<kBlocks> feeds[2] = {Feed<kBlocks>(first_unit(w, block)),
@@ -113,7 +121,9 @@ void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_r
   for (int r = 0; r < kRows; ++r) {
     AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b, out += kRowBlock) {
-      _mm512_storeu_si512(out, _mm512_add_epi32(sums[b][r].even, sums[b][r].odd));
+      __m512i sum = sums[b].even[r];
+      if constexpr (kIsSplit) sum = _mm512_add_epi32(sum, sums[b].odd[r]);
+      _mm512_storeu_si512(out, sum);
     }
   }
 }
@@ -121,7 +131,9 @@ void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_r
 template <int kBlocks>
 void dot_blocks(const PackedMatrix& w, const PackedRows& x, int block, int first_row, int num_rows,
                 int32_t* sums) {
-  if (num_rows == 4) {
+  if (num_rows == 8) {
+    dot_rows<8, kBlocks>(w, x, block, first_row, sums);
+  } else if (num_rows == 4) {
     dot_rows<4, kBlocks>(w, x, block, first_row, sums);
   } else if (num_rows == 2) {
     dot_rows<2, kBlocks>(w, x, block, first_row, sums);
