@@ -97,6 +97,7 @@ def chat_work(
         num_answers=wishes.num_answers,
         priority=wishes.priority,
         timeout_s=wishes.timeout_s,
+        form_field="tools" if wishes.grammar is None else wishes.form_field,
     )
 
 

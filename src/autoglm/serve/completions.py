@@ -193,6 +193,7 @@ class CompletionReply:
             num_answers=wishes.num_answers,
             priority=wishes.priority,
             timeout_s=wishes.timeout_s,
+            form_field=wishes.form_field,
         )
 
     async def _echo(self, prompt: Prompt) -> Choice:

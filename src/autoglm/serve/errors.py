@@ -10,7 +10,6 @@ import math
 from autoglm.errors import (
     AutoGLMError,
     CancelledError,
-    GrammarError,
     InputError,
     ModelNotFoundError,
     OutputFormatError,
@@ -126,8 +125,6 @@ def openai_form(err: BaseException) -> dict[str, object]:
     if isinstance(err, MissingPartError):
         code = "missing_extra"
     param = err.field if isinstance(err, FieldError) else None
-    if isinstance(err, GrammarError):
-        param = "response_format"
     return {
         "error": {
             "message": message_of(err),

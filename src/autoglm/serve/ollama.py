@@ -188,7 +188,8 @@ class OllamaRoutes:
                 )
             ]
 
-        return Work(model=model, requests=requests, keep_alive_s=keep)
+        form_field = "tools" if tools.may_call else "format"
+        return Work(model=model, requests=requests, keep_alive_s=keep, form_field=form_field)
 
     async def _respond(
         self, request: HttpRequest, body: Fields, lines: AsyncGenerator[dict[str, Any], None]

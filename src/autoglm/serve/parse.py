@@ -37,6 +37,7 @@ class Wishes:
     sampling: SamplingParams
     stop: tuple[str, ...]
     grammar: Grammar | None
+    form_field: str  # that brought the grammar
     max_tokens: int | None
     num_answers: int
     is_streamed: bool
@@ -62,6 +63,7 @@ def read_wishes(body: Fields, timeout: str | None, num_logprobs: int | None) -> 
         sampling=read_sampling(body, num_logprobs),
         stop=read_stop(body),
         grammar=read_grammar(body),
+        form_field=_form_field(body),
         max_tokens=read_max_tokens(body),
         num_answers=body.integer("n", 1, MAX_ANSWERS) or 1,
         is_streamed=body.boolean("stream"),
@@ -152,10 +154,13 @@ def read_grammar(body: Fields) -> Grammar | None:
     if len(wanted) > 1:
         body.fail("response_format", "one form, not several")
     if wanted:
-        forms = ("response_format", "guided_json", "guided_regex", "guided_choice")
-        named = next((name for name in forms if body.has(name)), "guided_grammar")
-        check_forms_work(body.path(named))
+        check_forms_work(_form_field(body))
     return wanted[0] if wanted else None
+
+
+def _form_field(body: Fields) -> str:
+    forms = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+    return body.path(next((name for name in forms if body.has(name)), "response_format"))
 
 
 def check_forms_work(field: str) -> None:

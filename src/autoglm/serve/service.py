@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
+from autoglm.errors import GrammarError
 from autoglm.serve.admission import Admission
 from autoglm.serve.answers import Deadline, Piece, in_thread, pieces
+from autoglm.serve.errors import FieldError
 from autoglm.serve.layers import MOST_PIECES, LayerTimes
 from autoglm.serve.metrics import Metrics
 from autoglm.serve.models import Models, Opened, ServedModel
@@ -34,6 +36,7 @@ class Work:
     timeout_s: float | None = None
     keep_alive_s: float | None = DEFAULT_KEEP
     has_layers: bool = False  # record where its time goes
+    form_field: str = "tools"  # what brought the grammar, if there is one
 
 
 @dataclass(slots=True)
@@ -93,7 +96,8 @@ class Service:
                 requests = work.requests(opened)
                 stream = pieces(opened.runtime, requests, deadline, self.threads)
                 async with aclosing(stream), work.model.recorded(work.has_layers) as recorder:
-                    async for piece in self._measured(stream, start, last):
+                    measured = self._measured(_naming(stream, work.form_field), start, last)
+                    async for piece in measured:
                         if recorder is not None and recorder.num_pieces < MOST_PIECES:
                             await asyncio.to_thread(recorder.take)
                             last.layers = recorder.times
@@ -172,6 +176,17 @@ class Service:
         """Give models and threads back."""
         await self.models.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+async def _naming(
+    stream: AsyncGenerator[Piece, None], form_field: str
+) -> AsyncGenerator[Piece, None]:
+    """Name the field whose grammar cannot be used: that is known once it is compiled."""
+    try:
+        async for piece in stream:
+            yield piece
+    except GrammarError as err:
+        raise FieldError(str(err), field=form_field) from err
 
 
 def _ms_since(start: float) -> float:
