@@ -12,11 +12,12 @@ import pytest
 
 import autoglm
 from autoglm import _core
-from autoglm.compression import pipeline
+from autoglm.compression import pipeline, plan
 from autoglm.compression.codes import unpack
 from autoglm.compression.stage import Stage
 from autoglm.engine.native import NativeModel
 from autoglm.errors import InputError, ModelFileError, StorageError, UsageError
+from autoglm.modelfile.arch import MOST_PRUNED_COLS
 from autoglm.modelfile.bundle import open_bundle
 from autoglm.modelfile.convert import convert
 from autoglm.modelfile.safetensors import TensorFile
@@ -82,6 +83,23 @@ def test_activation_bits_reach_the_kernels(source, recipe, tmp_path):
         logits[bits] = NativeModel(open_bundle(path), pool_tokens=64).logits([1, 2, 3])
     assert not np.array_equal(logits[8], logits[16])
     assert np.allclose(logits[8], logits[16], atol=0.05 * np.abs(logits[16]).max())
+
+
+@pytest.mark.parametrize("target", ["sparse8", "half8", "block8"])
+def test_the_core_takes_as_many_columns_without_zeros_as_compression_thinks(target):
+    assert _core.packed_shapes(target, 16, MOST_PRUNED_COLS)
+    with pytest.raises(_core.CoreError, match="at most 16384 columns"):
+        _core.packed_shapes(target, 16, MOST_PRUNED_COLS + 1)
+
+
+def test_a_matrix_that_is_too_wide_keeps_its_zeros(source, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "MOST_PRUNED_COLS", 32)
+    autoglm.compress(source, "prune-2-4", out=tmp_path / "out", calibration=text)
+    with TensorFile(tmp_path / "out" / WEIGHTS) as file:
+        codes = {name for name in file.header.tensors if name.endswith(".codes")}
+    assert any(name.endswith("attn.qkv.codes") for name in codes)
+    assert not any("mlp.down" in name for name in codes)
+    assert np.isfinite(NativeModel(open_bundle(tmp_path / "out"), pool_tokens=64).logits([1])).all()
 
 
 @pytest.mark.parametrize("name", ["w4a8", "w3"])

@@ -20,7 +20,7 @@ from autoglm.compression.recipe import Recipe
 from autoglm.compression.source import Source
 from autoglm.compression.structure import config_changes, smaller_graph
 from autoglm.errors import UsageError
-from autoglm.modelfile.arch import parse_architecture
+from autoglm.modelfile.arch import MOST_PRUNED_COLS, PRUNED_FORMATS, parse_architecture
 from autoglm.modelfile.bundle import CONFIG_NAME
 from autoglm.modelfile.checkpoint import Checkpoint
 from autoglm.modelfile.convert import bundle_config, small_files
@@ -72,7 +72,7 @@ def make_plan(
         whole = _fewer_layers(whole, recipe, source.checkpoint, ids)
         graph = smaller_graph(whole, recipe.structure)
         changes = config_changes(graph.arch.config)
-    graph = with_inputs(graph, whole, source.checkpoint, recipe)
+    graph = with_inputs(_dense_where_wide(graph), whole, source.checkpoint, recipe)
     for tensor in graph.tensors:
         if recipe.pruning and isinstance(tensor, Matrix) and may_prune(tensor):
             check_pruning(recipe.pruning, tensor.name, tensor.cols)
@@ -86,6 +86,18 @@ def make_plan(
         ids=ids if recipe.needs_calibration else None,
         files=files,
     )
+
+
+def _dense_where_wide(graph: Graph) -> Graph:
+    """Matrices too wide for the formats without zeros keep them, in int8."""
+    wide = [
+        tensor.name
+        for tensor in graph.tensors
+        if isinstance(tensor, Matrix)
+        and tensor.weights in PRUNED_FORMATS
+        and tensor.cols > MOST_PRUNED_COLS
+    ]
+    return set_formats(graph, dict.fromkeys(wide, "int8"))
 
 
 def _check(recipe: Recipe, calibration: str | Path | None, budget_mib: float | None) -> None:

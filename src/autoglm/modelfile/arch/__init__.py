@@ -8,6 +8,8 @@ from autoglm.errors import UnsupportedModelError
 from autoglm.modelfile.arch import glm, glm4, glm4_moe, llama, qwen2, qwen3
 from autoglm.modelfile.arch.base import (
     INTEGER_FORMATS,
+    MOST_PRUNED_COLS,
+    PRUNED_FORMATS,
     SPARSE_FORMATS,
     WEIGHT_FORMATS,
     ArchConfig,
@@ -19,6 +21,8 @@ from autoglm.modelfile.fields import Fields
 
 __all__ = [
     "INTEGER_FORMATS",
+    "MOST_PRUNED_COLS",
+    "PRUNED_FORMATS",
     "SPARSE_FORMATS",
     "SUPPORTED",
     "WEIGHT_FORMATS",

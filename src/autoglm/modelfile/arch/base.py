@@ -13,7 +13,10 @@ from autoglm.modelfile.rope import parse_rope
 WeightFormat = Literal["fp32", "bf16", "int8", "int4", "sparse8", "half8", "block8"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 SPARSE_FORMATS: tuple[WeightFormat, ...] = ("sparse8", "half8")
-INTEGER_FORMATS: tuple[WeightFormat, ...] = ("int8", "int4", *SPARSE_FORMATS, "block8")
+# Without their zeros: kernels expand a block of rows in the scratch of a thread, which is bounded.
+PRUNED_FORMATS: tuple[WeightFormat, ...] = (*SPARSE_FORMATS, "block8")
+MOST_PRUNED_COLS = 16_384
+INTEGER_FORMATS: tuple[WeightFormat, ...] = ("int8", "int4", *PRUNED_FORMATS)
 
 MAX_LAYERS = 512
 MAX_HEAD_DIM = 512
