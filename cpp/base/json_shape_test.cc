@@ -30,7 +30,7 @@ void test_strings_count_once_whatever_they_hold() {
 }
 
 void test_texts_that_are_no_json_end() {
-  for (const std::string& text : {"", "\"", "\"\\", "]]]]", "}{", "\"abc", "[[[["}) {
+  for (const char* text : {"", "\"", "\"\\", "]]]]", "}{", "\"abc", "[[[["}) {
     CHECK(shape_of(text).depth <= 4);
   }
 }

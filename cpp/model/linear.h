@@ -16,7 +16,7 @@ struct Linear {
   float input_range = 0.0f;
   // [matrix.rows, num_groups()], without weights when there is none: what was taken from every
   // weight of a group of columns, so that its codes lie around zero. It meets the sums of groups.
-  PackedMatrix offset;
+  PackedMatrix offset = {};
 
   bool has_offset() const { return offset.weight != nullptr; }
   int num_groups() const { return (matrix.cols + kGroupSize - 1) / kGroupSize; }
