@@ -59,19 +59,23 @@ def test_network_computes_what_the_engine_does(source, recipe, tmp_path):
     assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
 
 
-def test_distance_and_its_slopes_are_those_of_whole_logits():
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_distance_and_its_slopes_are_those_of_whole_logits(share):
     rng = torch.Generator().manual_seed(3)
     hidden, head, wanted, other = (
         torch.randn(rows, 16, generator=rng).bfloat16().float() for rows in (600, 90, 600, 90)
     )
+    targets = torch.randint(0, 90, (600,), generator=rng)
     pairs = []
     for is_whole in (True, False):
         x, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
         if is_whole:
             logits_of = [torch.log_softmax(a @ b.T, -1) for a, b in ((x, w), (wanted, other))]
             found = torch.nn.functional.kl_div(*logits_of, log_target=True, reduction="batchmean")
+            labels = torch.nn.functional.nll_loss(logits_of[0], targets)
+            found = (1.0 - share) * found + share * labels
         else:
-            found = distance(x, w, wanted, other)
+            found = distance(x, w, wanted, other, targets=targets, label_share=share)
         found.backward()
         pairs.append((found.detach(), x.grad, w.grad))
     for exact, got in zip(*pairs, strict=True):  # products in bf16

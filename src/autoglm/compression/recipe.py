@@ -27,7 +27,6 @@ Name = TypeVar("Name", bound=str)
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_RECIPE_BYTES = 64 << 10
-USUAL_RATE = 5e-4
 _KEYS = (
     "description",
     "weights",
@@ -58,14 +57,26 @@ class CalibrationSize:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """How the model is trained after pruning.
+
+    `rate` is the highest learning rate, `batch_tokens` the tokens of a step, `label_share` how much
+    of the loss is the text's own next token instead of the whole model's probabilities.
+    """
+
+    rate: float = 5e-4
+    batch_tokens: int = 2048
+    label_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """`text` is the TOML it came from; the other fields are its keys.
 
     `bits` are those of integer codes; 3 are stored in the layout of int4. `granularity` is how many
     weights share an int8 scale; codes that are not `symmetric` have an offset for every 64 columns.
     "static" `activations` are rounded on ranges that calibration has
-    found, "dynamic" ones by the largest value of each token. `recovery_rate` is the highest
-    learning rate of training after pruning. `input_scales` allows scales of the
+    found, "dynamic" ones by the largest value of each token. `input_scales` allows scales of the
     inputs of `attn.o` and `mlp.down` (see inputs.py).
     """
 
@@ -87,7 +98,7 @@ class Recipe:
     pruning: Pruning | None = None
     structure: Structure | None = None
     calibration: CalibrationSize = field(default_factory=CalibrationSize)
-    recovery_rate: float = USUAL_RATE
+    recovery: Recovery = field(default_factory=Recovery)
 
     @property
     def needs_calibration(self) -> bool:
@@ -135,8 +146,7 @@ def parse_recipe(name: str, text: str) -> Recipe:
 def _parse(name: str, text: str, fields: Fields) -> Recipe:
     _refuse_unknown(fields, _KEYS)
     weights = _choice(fields, "weights", WEIGHT_FORMATS, None)
-    calibration, recovery = fields.nested("calibration"), fields.nested("recovery")
-    _refuse_unknown(recovery, ("rate",))
+    calibration = fields.nested("calibration")
     _refuse_unknown(calibration, ("num_sequences", "sequence_tokens"))
     usual = CalibrationSize()
     return Recipe(
@@ -161,7 +171,7 @@ def _parse(name: str, text: str, fields: Fields) -> Recipe:
             num_sequences=calibration.integer("num_sequences", 1, 4096, usual.num_sequences),
             sequence_tokens=calibration.integer("sequence_tokens", 2, 8192, usual.sequence_tokens),
         ),
-        recovery_rate=recovery.real("rate", 1e-6, 0.1, USUAL_RATE),
+        recovery=_recovery(fields.nested("recovery")),
     )
 
 
@@ -261,6 +271,16 @@ def _structure(table: Fields) -> Structure:
     _refuse_unknown(table, keys)
     heads, channels, kv_groups, layers = (table.real(key, 0.0, 0.99, 0.0) for key in keys)
     return Structure(heads=heads, channels=channels, kv_groups=kv_groups, layers=layers)
+
+
+def _recovery(table: Fields) -> Recovery:
+    _refuse_unknown(table, ("rate", "batch_tokens", "label_share"))
+    usual = Recovery()
+    return Recovery(
+        rate=table.real("rate", 1e-6, 0.1, usual.rate),
+        batch_tokens=table.integer("batch_tokens", 16, 1 << 20, usual.batch_tokens),
+        label_share=table.real("label_share", 0.0, 1.0, usual.label_share),
+    )
 
 
 def _formats(fields: Fields) -> dict[str, WeightFormat]:

@@ -41,6 +41,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "lite_embed": (_POINTER, _POINTER, _LONG, _LONG, _POINTER),
     "lite_embed_backward": (_POINTER, _POINTER, _LONG, _LONG, _POINTER),
     "lite_entropy": (_POINTER, _POINTER, _LONG, _LONG, _FLOAT, _FLOAT, _POINTER),
+    "lite_distance": (*[_POINTER] * 3, _LONG, _LONG, _FLOAT, _FLOAT, _POINTER),
     "lite_attention": (*[_POINTER] * 3, _LONG, *[_INT] * 4, *[_POINTER] * 2),
     "lite_attention_backward": (*[_POINTER] * 3, _LONG, *[_INT] * 4, *[_POINTER] * 4),
 }

@@ -5,6 +5,7 @@ between two matrix products is one pass over memory. Equal to autograd within bf
 """
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from autoglm.lite.optim import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS
 
 _HEAD_DIM = 64
 _MULTIPLE = 32
-_ENTROPY_ROWS = 2048
+_HEAD_ROWS = 2048
 _NORM_PARTIALS = 16
 
 
@@ -27,7 +28,6 @@ def supports(config: LiteConfig) -> bool:
     sizes = (config.hidden_size, config.intermediate_size, config.vocab_size)
     return (
         config.head_dim == _HEAD_DIM
-        and config.num_heads * _HEAD_DIM == config.hidden_size
         and config.num_heads % config.num_kv_heads == 0
         and all(size % _MULTIPLE == 0 for size in sizes)
     )
@@ -59,12 +59,41 @@ class _Saved:
     gate_up: Tensor
 
 
+@dataclass(slots=True)
+class _Counted:
+    """The positions that carry loss, and their targets filled up to whole blocks by -1."""
+
+    at: Tensor
+    targets: Tensor
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Their rows, filled up by zeros."""
+        return F.pad(values[self.at], (0, 0, 0, len(self.targets) - len(self.at)))
+
+
+def _counted(targets: Tensor) -> _Counted:
+    flat = targets.flatten()
+    at = (flat >= 0).nonzero().squeeze(1)
+    return _Counted(at, F.pad(flat[at], (0, -len(at) % _MULTIPLE), value=-1))
+
+
 class NativeStep:
-    """Adds the gradients of micro-batches of one shape to `grad` of the model's parameters."""
+    """Adds the gradients of micro-batches of one shape to `grad` of the model's parameters.
+
+    A step that does not `learn` gives states and logits alone, and takes no memory for gradients.
+    """
 
     name = "native"
 
-    def __init__(self, model: LiteModel, rows: int, row_tokens: int, kernels: ctypes.CDLL) -> None:
+    def __init__(
+        self,
+        model: LiteModel,
+        rows: int,
+        row_tokens: int,
+        kernels: ctypes.CDLL,
+        *,
+        learns: bool = True,
+    ) -> None:
         config = model.config
         if not supports(config) or row_tokens % _MULTIPLE:
             message = (
@@ -76,6 +105,7 @@ class NativeStep:
         self._model = model
         self._config = config
         self._kernels = kernels
+        self._learns = learns
         self._rows = rows
         self._row_tokens = row_tokens
         self._blocks: list[Block] = list(model.blocks)
@@ -96,7 +126,7 @@ class NativeStep:
                 x_scales=torch.empty(count),
                 qkv=_low(count, qkv),
                 log_sums=torch.empty(count * config.num_heads),
-                mixed=_low(count, hidden),
+                mixed=_low(count, config.num_heads * _HEAD_DIM),
                 middle=_low(count, hidden),
                 middle_scales=torch.empty(count),
                 gate_up=_low(count, 2 * inner),
@@ -109,12 +139,13 @@ class NativeStep:
         self._inner = _low(count, inner)
         self._grad = _low(count, hidden)
         self._grad_normed = _low(count, hidden)
+        self._grad_mixed = _low(count, config.num_heads * _HEAD_DIM)
         self._grad_qkv = _low(count, qkv)
-        self._right = _low(count * max(hidden, inner))
-        self._logits = _low(_ENTROPY_ROWS, config.vocab_size)
+        self._right = _low(count * max(hidden, inner, config.num_heads * _HEAD_DIM))
+        self._logits = _low(_HEAD_ROWS, config.vocab_size)
         self._partials = torch.empty(_NORM_PARTIALS, hidden)
         for parameter in self._model.parameters():
-            if parameter.grad is None:
+            if self._learns and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
     def _call(self, name: str, *arguments: Any) -> None:
@@ -133,10 +164,12 @@ class NativeStep:
     def _pack(self, weight: Tensor, low: Tensor) -> None:
         outputs, inputs = weight.shape
         if id(weight) not in self._weights:
-            self._weights[id(weight)] = _Packed(_low(weight.numel()), _low(weight.numel()))
+            backward = _low(weight.numel() if self._learns else 0)
+            self._weights[id(weight)] = _Packed(_low(weight.numel()), backward)
         packed = self._weights[id(weight)]
         self._call("pack_right", low, inputs, outputs, 1, packed.forward)
-        self._call("pack_right", low, outputs, inputs, 0, packed.backward)
+        if self._learns:
+            self._call("pack_right", low, outputs, inputs, 0, packed.backward)
 
     def _apply(
         self, x: Tensor, weight: Tensor, out: Tensor, residual: Tensor | None = None
@@ -190,19 +223,74 @@ class NativeStep:
 
         ids and targets are [rows, row_tokens]; a target of -1 carries no loss.
         """
+        flat = self._forward(ids)
+        counted = _counted(targets)
+
+        def to_gradient(part: slice, logits: Tensor, losses: Tensor) -> None:
+            wanted = counted.targets[part]
+            self._call("entropy", logits, wanted, *logits.shape, z_coefficient, scale, losses)
+
+        total = self._head(counted, to_gradient)
+        self._backward(flat)
+        return total
+
+    def add_distance_gradients(
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        other: "NativeStep",
+        *,
+        scale: float,
+        label_share: float,
+    ) -> Tensor:
+        """The same for a summed loss of two parts; returns the sum.
+
+        They are the Kullback-Leibler distance to the next tokens of the model of `other`, a step of
+        the same shape, and by `label_share` the cross-entropy to the targets.
+        """
+        wanted = other.states(ids)
+        flat = self._forward(ids)
+        counted = _counted(targets)
+        goals = counted.pick(wanted)
+
+        def to_gradient(part: slice, logits: Tensor, losses: Tensor) -> None:
+            at_target = counted.targets[part]
+            goal = other.logits(goals[part])
+            shares = (*logits.shape, label_share, scale)
+            self._call("distance", logits, goal, at_target, *shares, losses)
+
+        total = self._head(counted, to_gradient)
+        self._backward(flat)
+        return total
+
+    def states(self, ids: Tensor) -> Tensor:
+        """Normed last states [tokens, hidden] in bf16, until the next call."""
+        self._forward(ids)
+        self._norm(self._last, self._model.norm.weight, self._normed, self._last_scales)
+        return self._normed
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[rows, vocab] of normed states, whole blocks of rows, until the next call."""
+        out = self._logits[: len(states)]
+        self._apply(states, self._model.embed.weight, out)
+        return out
+
+    def _forward(self, ids: Tensor) -> Tensor:
+        """All layers; returns the ids as one row."""
         flat = ids.flatten().contiguous()
-        config = self._config
         first = self._saved[0].x
-        self._call("embed", self._table, flat, flat.numel(), config.hidden_size, first)
+        self._call("embed", self._table, flat, flat.numel(), self._config.hidden_size, first)
         following = [*(saved.x for saved in self._saved[1:]), self._last]
         for block, saved, out in zip(self._blocks, self._saved, following, strict=True):
             self._block(block, saved, out)
-        total = self._head(targets.flatten(), scale, z_coefficient)
+        return flat
+
+    def _backward(self, flat: Tensor) -> None:
+        """From the gradient of the last states to that of the embedding."""
         for block, saved in zip(reversed(self._blocks), reversed(self._saved), strict=True):
             self._block_backward(block, saved)
-        table_grad = self._model.embed.weight.grad
-        self._call("embed_backward", self._grad, flat, flat.numel(), config.hidden_size, table_grad)
-        return total
+        size, table_grad = self._config.hidden_size, self._model.embed.weight.grad
+        self._call("embed_backward", self._grad, flat, flat.numel(), size, table_grad)
 
     def _block(self, block: Block, saved: _Saved, out: Tensor) -> None:
         self._norm(saved.x, block.input_norm.weight, self._normed, saved.x_scales)
@@ -230,40 +318,38 @@ class NativeStep:
         self._norm_backward(
             saved.middle, self._grad_normed, block.mlp_norm.weight, saved.middle_scales
         )
-        self._apply_backward(self._grad, block.o.weight, self._grad_normed)
+        self._apply_backward(self._grad, block.o.weight, self._grad_mixed)
         self._add_weight_grad(self._grad, saved.mixed, block.o.weight)
         self._call(
             "attention_backward",
             *(saved.qkv, self._cos, self._sin, *self._attention_shape()),
-            *(saved.mixed, saved.log_sums, self._grad_normed, self._grad_qkv),
+            *(saved.mixed, saved.log_sums, self._grad_mixed, self._grad_qkv),
         )
         self._norm(saved.x, block.input_norm.weight, self._normed, saved.x_scales)
         self._add_weight_grad(self._grad_qkv, self._normed, block.qkv.weight)
         self._apply_backward(self._grad_qkv, block.qkv.weight, self._grad_normed)
         self._norm_backward(saved.x, self._grad_normed, block.input_norm.weight, saved.x_scales)
 
-    def _head(self, targets: Tensor, scale: float, z_coefficient: float) -> Tensor:
-        """Loss of the counted rows; leaves the gradient of the last states in `_grad`."""
+    def _head(
+        self, counted: _Counted, to_gradient: Callable[[slice, Tensor, Tensor], None]
+    ) -> Tensor:
+        """Loss of the counted rows; leaves the gradient of the last states in `_grad`.
+
+        `to_gradient` turns the logits of a part of them into their gradient and writes the losses.
+        """
         gain, table = self._model.norm.weight, self._model.embed.weight
         self._norm(self._last, gain, self._normed, self._last_scales)
-        counted = (targets >= 0).nonzero().squeeze(1)
-        padding = -counted.numel() % _MULTIPLE
-        states = F.pad(self._normed[counted], (0, 0, 0, padding))
-        wanted = F.pad(targets[counted], (0, padding), value=-1)
+        states = counted.pick(self._normed)
         grads = torch.empty_like(states)
-        losses = torch.empty(wanted.numel())
-        for start in range(0, wanted.numel(), _ENTROPY_ROWS):
-            part = slice(start, start + _ENTROPY_ROWS)
-            logits = self._logits[: wanted[part].numel()]
-            self._apply(states[part], table, logits)
-            rows, vocab = logits.shape
-            self._call(
-                "entropy", logits, wanted[part], rows, vocab, z_coefficient, scale, losses[part]
-            )
+        losses = torch.empty(len(states))
+        for start in range(0, len(states), _HEAD_ROWS):
+            part = slice(start, start + _HEAD_ROWS)
+            logits = self.logits(states[part])
+            to_gradient(part, logits, losses[part])
             self._apply_backward(logits, table, grads[part])
             self._add_weight_grad(logits, states[part], table)
         self._grad_normed.zero_()
-        self._grad_normed[counted] = grads[: counted.numel()]
+        self._grad_normed[counted.at] = grads[: len(counted.at)]
         self._grad.zero_()
         self._norm_backward(self._last, self._grad_normed, gain, self._last_scales)
         return losses.sum()

@@ -76,7 +76,7 @@ def compress_and_recover(
             compress(model, floats, out=pruned, calibration=text, progress=report)
         smaller = read_floats(pruned)
         windows = _windows(Path(calibration), pruned, smaller, chosen)
-        training = Training(steps=steps, rate=chosen.recovery_rate, state=work / "state.pt")
+        training = Training(steps=steps, options=chosen.recovery, state=work / "state.pt")
         result = distil(
             smaller,
             read_floats(whole),

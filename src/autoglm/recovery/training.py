@@ -1,8 +1,7 @@
 """Distillation: the smaller model's next-token probabilities move to those of the whole one.
 
-The loss is the Kullback-Leibler distance on random windows of a text, or on answers of a task.
-Weights that pruning has set to zero stay zero. The state is saved, so that interrupted training
-goes on where it was.
+The loss (see lesson.py) is taken on random windows of a text, or on answers of a task. Zeros of
+pruning stay zeros. The state is saved, so that interrupted training goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autoglm.recovery.distance import distance
+from autoglm.compression.recipe import Recovery
 from autoglm.recovery.floats import FloatModel
-from autoglm.recovery.network import Network
+from autoglm.recovery.lesson import Lesson
+from autoglm.recovery.native import choose_lesson
 
-_BATCH_TOKENS = 2048
 _BETAS = (0.9, 0.95)
 _WARM_UP_STEPS = 20
 _CLIP = 1.0
@@ -39,10 +38,10 @@ class Windows(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How long, the highest learning rate, and where the state is kept between runs."""
+    """How long, what the recipe says of it, and where the state is kept between runs."""
 
     steps: int
-    rate: float
+    options: Recovery
     state: Path
     seed: int = 0
 
@@ -57,59 +56,46 @@ def distil(
     progress: Callable[[int], None],
 ) -> FloatModel:
     """The student after training on windows of a text; `kept` are its masks by tensor."""
-    network, whole = _network(student), _network(teacher)
-    masks = {name: torch.from_numpy(mask) for name, mask in kept.items()}
-    parameters = list(network.parameters())
+    options = training.options
+    shape = (max(1, options.batch_tokens // windows.length), windows.length)
+    lesson = choose_lesson(student, teacher, shape, options.label_share)
+    parameters = lesson.parameters()
+    masks = {name: torch.from_numpy(lesson.arranged(name, mask)) for name, mask in kept.items()}
+    trained = list(parameters.values())
     optimizer = torch.optim.AdamW(
-        parameters, lr=training.rate, betas=_BETAS, weight_decay=0.0, fused=True
+        trained, lr=options.rate, betas=_BETAS, weight_decay=0.0, fused=True
     )
-    step = _restored(network, optimizer, training.state)
+    step = _restored(lesson, optimizer, training.state)
     while step < training.steps:
         progress(step)
         for group in optimizer.param_groups:
-            group["lr"] = training.rate * _factor(step, training.steps)
-        loss = _distance(network, whole, *_batch(windows, training.seed, step))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, _CLIP)
+            group["lr"] = options.rate * _factor(step, training.steps)
+        optimizer.zero_grad(set_to_none=False)
+        lesson.add_gradients(*_batch(windows, shape[0], (training.seed, step)))
+        torch.nn.utils.clip_grad_norm_(trained, _CLIP)
         optimizer.step()
         with torch.no_grad():
-            for name, tensor in network.named().items():
-                if name in masks:
-                    tensor.mul_(masks[name])
+            for name, mask in masks.items():
+                parameters[name].mul_(mask)
+        lesson.refresh()
         step += 1
         if step % _SAVE_EVERY == 0 or step == training.steps:
-            _save(network, optimizer, step, training.state)
+            _save(lesson, optimizer, step, training.state)
     progress(step)
-    tensors = {name: tensor.detach().numpy() for name, tensor in network.named().items()}
-    return FloatModel(student.arch, tensors)
+    return FloatModel(student.arch, lesson.tensors())
 
 
-def _network(model: FloatModel) -> Network:
-    return Network(model.config, model.tensors)
-
-
-def _batch(windows: Windows, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The windows of a step, the same in every run, and the positions before what counts."""
-    rng = np.random.default_rng((seed, step))
-    count = max(1, _BATCH_TOKENS // windows.length)
-    starts = rng.choice(windows.starts, count)
+def _batch(windows: Windows, rows: int, seed: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ids of a step's windows, the same in every run, and targets: -1 does not count."""
+    starts = np.random.default_rng(seed).choice(windows.starts, rows)
     places = starts[:, None] + np.arange(windows.length)
-    counted = np.zeros(places.shape, np.bool_)
-    counted[:, :-1] = windows.counted[places[:, 1:]]
+    ids = windows.ids[places]
+    counted = windows.counted[places[:, 1:]]
     if not counted.any():  # questions too long for a window: better these than nothing
         counted[:] = True
-    return torch.from_numpy(windows.ids[places]), torch.from_numpy(counted)
-
-
-def _distance(
-    network: Network, whole: Network, ids: torch.Tensor, counted: torch.Tensor
-) -> torch.Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        with torch.no_grad():
-            wanted = whole.hidden(ids)[counted]
-        hidden = network.hidden(ids)[counted]
-    return distance(hidden, network.head(), wanted, whole.head())
+    targets = np.full_like(ids, -1)
+    targets[:, :-1] = np.where(counted, ids[:, 1:], -1)
+    return torch.from_numpy(ids), torch.from_numpy(targets)
 
 
 def _factor(step: int, steps: int) -> float:
@@ -118,17 +104,28 @@ def _factor(step: int, steps: int) -> float:
     return warm_up * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
-def _save(network: Network, optimizer: Any, step: int, path: Path) -> None:
+def _save(lesson: Lesson, optimizer: Any, step: int, path: Path) -> None:
     partial = path.with_suffix(".partial")
-    state = {"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "way": lesson.name,
+        "step": step,
+        "parameters": {name: tensor.detach() for name, tensor in lesson.parameters().items()},
+        "optimizer": optimizer.state_dict(),
+    }
     torch.save(state, partial)
     partial.replace(path)
 
 
-def _restored(network: Network, optimizer: Any, path: Path) -> int:
+def _restored(lesson: Lesson, optimizer: Any, path: Path) -> int:
+    """The step to go on with; 0 where nothing is saved, or by another way than this machine's."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    network.load_state_dict(state["network"])
+    if state["way"] != lesson.name:
+        return 0
+    with torch.no_grad():
+        for name, tensor in lesson.parameters().items():
+            tensor.copy_(state["parameters"][name])
     optimizer.load_state_dict(state["optimizer"])
+    lesson.refresh()
     return int(state["step"])

@@ -43,8 +43,7 @@ __m512 sigmoid(__m512 x) {
   return _mm512_div_ps(one, _mm512_add_ps(one, exp512(_mm512_sub_ps(_mm512_setzero_ps(), x))));
 }
 
-// Turns a row of logits into its gradient; returns the loss.
-float entropy_row(bf16* row, long vocab, long target, float z_coefficient, float scale) {
+float log_sum_of(const bf16* row, long vocab) {
   __m512 top = _mm512_set1_ps(-3e38f);
   for (long i = 0; i < vocab; i += 16) top = _mm512_max_ps(top, widen(row + i));
   const float highest = _mm512_reduce_max_ps(top);
@@ -53,19 +52,51 @@ float entropy_row(bf16* row, long vocab, long target, float z_coefficient, float
   for (long i = 0; i < vocab; i += 16) {
     sum = _mm512_add_ps(sum, exp512(_mm512_sub_ps(widen(row + i), shift)));
   }
-  const float log_sum = highest + std::log(_mm512_reduce_add_ps(sum));
+  return highest + std::log(_mm512_reduce_add_ps(sum));
+}
+
+bf16 narrow_one(float value) {
+  alignas(32) bf16 narrowed[16];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(narrowed), narrow(_mm512_set1_ps(value)));
+  return narrowed[0];
+}
+
+// Turns a row of logits into its gradient; returns the loss.
+float entropy_row(bf16* row, long vocab, long target, float z_coefficient, float scale) {
+  const float log_sum = log_sum_of(row, vocab);
   const float picked = to_float(row[target]);
   const float weight = (1.0f + 2.0f * z_coefficient * log_sum) * scale;
   const __m512 base = _mm512_set1_ps(log_sum);
   const __m512 weights = _mm512_set1_ps(weight);
-  const float at_target = std::exp(picked - log_sum) * weight - scale;
   for (long i = 0; i < vocab; i += 16) {
     store_narrow(row + i, _mm512_mul_ps(exp512(_mm512_sub_ps(widen(row + i), base)), weights));
   }
-  alignas(32) bf16 narrowed[16];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(narrowed), narrow(_mm512_set1_ps(at_target)));
-  row[target] = narrowed[0];
+  row[target] = narrow_one(std::exp(picked - log_sum) * weight - scale);
   return log_sum - picked + z_coefficient * log_sum * log_sum;
+}
+
+// The same for the distance to another model's logits, and for `label_share` of the cross-entropy.
+float distance_row(bf16* row, const bf16* wanted, long vocab, long target, float label_share,
+                   float scale) {
+  const float own = log_sum_of(row, vocab);
+  const float other = log_sum_of(wanted, vocab);
+  const float found = to_float(row[target]) - own;
+  const float likely = std::exp(to_float(wanted[target]) - other);
+  const __m512 own_base = _mm512_set1_ps(own);
+  const __m512 other_base = _mm512_set1_ps(other);
+  const __m512 share = _mm512_set1_ps(1.0f - label_share);
+  const __m512 scales = _mm512_set1_ps(scale);
+  __m512 sum = _mm512_setzero_ps();
+  for (long i = 0; i < vocab; i += 16) {
+    const __m512 x = _mm512_sub_ps(widen(row + i), own_base);
+    const __m512 y = _mm512_sub_ps(widen(wanted + i), other_base);
+    const __m512 goal = exp512(y);
+    sum = _mm512_fmadd_ps(goal, _mm512_sub_ps(y, x), sum);
+    store_narrow(row + i, _mm512_mul_ps(_mm512_fnmadd_ps(goal, share, exp512(x)), scales));
+  }
+  const float at_target = std::exp(found) - (1.0f - label_share) * likely - label_share;
+  row[target] = narrow_one(at_target * scale);
+  return (1.0f - label_share) * _mm512_reduce_add_ps(sum) - label_share * found;
 }
 
 }  // namespace
@@ -171,6 +202,22 @@ extern "C" void lite_entropy(bf16* logits, const std::int64_t* targets, long row
       std::fill_n(row, vocab, bf16{0});
     } else {
       losses[r] = entropy_row(row, vocab, targets[r], z_coefficient, scale);
+    }
+  }
+}
+
+// As lite_entropy, for the distance to the logits `wanted` [rows, vocab] mixed with cross-entropy.
+extern "C" void lite_distance(bf16* logits, const bf16* wanted, const std::int64_t* targets,
+                              long rows, long vocab, float label_share, float scale,
+                              float* losses) {
+#pragma omp parallel for schedule(static)
+  for (long r = 0; r < rows; ++r) {
+    bf16* row = logits + r * vocab;
+    losses[r] = 0.0f;
+    if (targets[r] < 0) {
+      std::fill_n(row, vocab, bf16{0});
+    } else {
+      losses[r] = distance_row(row, wanted + r * vocab, vocab, targets[r], label_share, scale);
     }
   }
 }
