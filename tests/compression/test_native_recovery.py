@@ -1,6 +1,7 @@
 """Training after pruning on the AMX kernels: the gradients of torch, for the models that fit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,10 +36,10 @@ HALF = (
 )
 
 
-def write_model(path, tokenizer, seed):
-    model = LiteModel(CONFIG, torch.Generator().manual_seed(seed))
+def write_model(path, tokenizer, seed, config=CONFIG):
+    model = LiteModel(config, torch.Generator().manual_seed(seed))
     path.mkdir()
-    (path / "config.json").write_text(json.dumps(CONFIG.to_hf() | {"eos_token_id": 2}))
+    (path / "config.json").write_text(json.dumps(config.to_hf() | {"eos_token_id": 2}))
     (path / "tokenizer.json").write_bytes(tokenizer)
     save_file(hf_tensors(model, torch.float32), path / "model.safetensors")
     return path
@@ -49,11 +50,14 @@ def checkpoint(parts, source, tmp_path):
     return write_model(tmp_path / "checkpoint", parts.files["tokenizer.json"], 4)
 
 
-@pytest.fixture
-def pair(checkpoint, parts, source, recipe, tmp_path):
-    other = write_model(tmp_path / "other", parts.files["tokenizer.json"], 5)
+@pytest.fixture(params=["whole", "thin"])
+def pair(request, checkpoint, parts, source, recipe, tmp_path):
+    """A student, of the same shape or with fewer heads and channels, and its teacher."""
+    thin = replace(CONFIG, num_heads=2, num_kv_heads=1, intermediate_size=64)
+    config = thin if request.param == "thin" else CONFIG
+    student = write_model(tmp_path / "student", parts.files["tokenizer.json"], 5, config)
     models = []
-    for path in (checkpoint, other):
+    for path in (student, checkpoint):
         autoglm.compress(path, recipe('weights = "fp32"\n'), out=tmp_path / f"{path.name}-floats")
         models.append(read_floats(tmp_path / f"{path.name}-floats"))
     return models
