@@ -75,7 +75,7 @@ void multiply(const Kernels& kernels, const PackedMatrix& weight, const Matrix& 
     });
     GemmOutput piece = output;
     piece.data += static_cast<size_t>(first) * output.stride;
-    const int64_t grain = block_grain(num_blocks, pool.num_threads());
+    const int64_t grain = block_grain(num_blocks, pool.num_threads(), packed.rows);
     pool.parallel_for(num_blocks, grain, [&](int64_t begin, int64_t end, int thread) {
       kernels.gemm(weight, packed, piece, static_cast<int>(begin), static_cast<int>(end),
                    scratch.data() + kGemmScratchBytes * thread);

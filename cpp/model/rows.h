@@ -27,9 +27,14 @@ struct Rows {
 inline constexpr int kPiecesPerThread = 16;    // of a loop, so that a slow core delays little
 inline constexpr int kPreferredRowBlocks = 4;  // a GEMM kernel walks this many streams at once
 
+// A product with many rows brings them into the cache anew for every piece of the loop.
+inline constexpr int kPromptRows = 64;
+inline constexpr int kPromptPiecesPerThread = 4;
+
 // Whole groups of kPreferredRowBlocks when every thread gets one, always even for kSwiGlu.
-inline int64_t block_grain(int64_t num_blocks, int num_threads) {
-  const int64_t share = num_blocks / (num_threads * kPiecesPerThread);
+inline int64_t block_grain(int64_t num_blocks, int num_threads, int num_rows = 1) {
+  const int num_pieces = num_rows < kPromptRows ? kPiecesPerThread : kPromptPiecesPerThread;
+  const int64_t share = num_blocks / (num_threads * num_pieces);
   if (num_blocks < kPreferredRowBlocks * num_threads) return 2;
   const int64_t least = std::max<int64_t>(share, 1);
   return (least + kPreferredRowBlocks - 1) / kPreferredRowBlocks * kPreferredRowBlocks;

@@ -400,7 +400,7 @@ void Transformer::gemm(const Linear& linear, const PackedRows& x, Rows& out, Epi
 
 void Transformer::gemm(const PackedMatrix& weight, const PackedRows& x, const GemmOutput& out) {
   const int num_blocks = weight.padded_rows / kRowBlock;
-  const int64_t grain = block_grain(num_blocks, pool_.num_threads());
+  const int64_t grain = block_grain(num_blocks, pool_.num_threads(), x.rows);
   pool_.parallel_for(num_blocks, grain, [&](int64_t begin, int64_t end, int thread) {
     kernels_.gemm(weight, x, out, static_cast<int>(begin), static_cast<int>(end),
                   gemm_scratch_.data() + kGemmScratchBytes * thread);
