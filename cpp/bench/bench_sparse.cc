@@ -1,5 +1,6 @@
 // Time of products with weights whose zeros are not stored against dense int8 of the same values,
-// by turns: one token and a few from memory, as when text is generated, and 512 as for a prompt.
+// by turns: one token and a few, as when text is generated, and 512 as for a prompt. Every product
+// takes weights from memory, and writes and cuts its rows as the engine does.
 //
 //   bench_sparse [threads] [rows] [cols] [path]    default 1 thread, a 4096 x 4096 matrix, every
 //   path
@@ -18,6 +19,7 @@
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
 #include "kernels/pack.h"
+#include "model/rows.h"
 
 namespace autoglm {
 namespace {
@@ -129,7 +131,7 @@ class Product {
     const size_t plane_rows = round_up(num_tokens * x_.planes, 16);
     data_ = AlignedBuffer<std::byte>(plane_rows * first.padded_cols * 4);
     scale_ = AlignedBuffer<float>(num_tokens);
-    y_ = AlignedBuffer<float>(static_cast<size_t>(num_tokens) * first.rows);
+    y_ = Rows(num_tokens, first.rows);
     group_sum_ = AlignedBuffer<int32_t>(plane_rows * (first.padded_cols / kGroupSize + 1));
     scratch_ = AlignedBuffer<std::byte>(kGemmScratchBytes * pool.num_threads());
     x_.data = data_.data();
@@ -137,19 +139,20 @@ class Product {
     x_.group_sum = group_sum_.data();
   }
 
-  // Seconds of a product, the mean of `num_copies` of them.
-  double seconds(size_t num_copies) {
-    const GemmOutput out = {.data = y_.data(), .stride = w_.views[0].rows};
+  // Seconds of a product, the mean of `count` of them, each with the copy of the weights that was
+  // used longest ago.
+  double seconds(size_t count) {
+    const GemmOutput out = {.data = y_[0], .stride = y_.stride};
     const bool is_single = pool_.num_threads() == 1;
-    const size_t count = std::min(num_copies, w_.views.size());
+    const int num_blocks = w_.views[0].padded_rows / kRowBlock;
+    const int64_t grain = block_grain(num_blocks, pool_.num_threads(), x_.rows);
     const double start = now_seconds(is_single);
     for (size_t i = 0; i < count; ++i) {
-      const PackedMatrix& view = w_.views[i];
-      pool_.parallel_for(
-          view.padded_rows / kRowBlock, 32, [&](int64_t begin, int64_t end, int thread) {
-            kernels_.gemm(view, x_, out, static_cast<int>(begin), static_cast<int>(end),
-                          scratch_.data() + thread * kGemmScratchBytes);
-          });
+      const PackedMatrix& view = w_.views[next_++ % w_.views.size()];
+      pool_.parallel_for(num_blocks, grain, [&](int64_t begin, int64_t end, int thread) {
+        kernels_.gemm(view, x_, out, static_cast<int>(begin), static_cast<int>(end),
+                      scratch_.data() + thread * kGemmScratchBytes);
+      });
     }
     return (now_seconds(is_single) - start) / static_cast<double>(count);
   }
@@ -160,8 +163,10 @@ class Product {
   ThreadPool& pool_;
   PackedRows x_;
   AlignedBuffer<std::byte> data_, scratch_;
-  AlignedBuffer<float> scale_, y_;
+  AlignedBuffer<float> scale_;
   AlignedBuffer<int32_t> group_sum_;
+  Rows y_;
+  size_t next_ = 0;
 };
 
 double median(std::vector<double> values) {
@@ -173,13 +178,12 @@ void compare(const Kernels& kernels, const Copies& dense, const Copies& sparse, 
              bool is_precise, ThreadPool& pool) {
   constexpr int kFewTokens = 16;
   const bool is_few = num_tokens <= kFewTokens;
-  const size_t num_copies = is_few ? dense.views.size() : 1;
   Product dense_product(kernels, dense, num_tokens, is_precise, pool);
   Product sparse_product(kernels, sparse, num_tokens, is_precise, pool);
   std::vector<double> dense_seconds, sparse_seconds;
   for (int i = 0; i < kRepeats; ++i) {
-    dense_seconds.push_back(dense_product.seconds(num_copies));
-    sparse_seconds.push_back(sparse_product.seconds(is_few ? sparse.views.size() : num_copies));
+    dense_seconds.push_back(dense_product.seconds(is_few ? dense.views.size() : 1));
+    sparse_seconds.push_back(sparse_product.seconds(is_few ? sparse.views.size() : 1));
   }
   const double before = median(dense_seconds), after = median(sparse_seconds);
   std::printf("  %-8s %6d %7d %10.1f %10.1f %7.2f\n", std::string(isa_name(kernels.isa)).c_str(),

@@ -24,10 +24,10 @@ namespace {
 // gives the same bits. bf16 always takes tiles: float sums in another order would round
 // differently.
 constexpr int kFewestTileRows = 6;
-// The same for weights whose zeros are not stored: expanding them hides behind fewer products the
-// more of them there are.
-constexpr int kFewestSparse8TileRows = 5;
-constexpr int kFewestHalf8TileRows = 9;
+// The same for weights whose zeros are not stored. Without tiles 3 rows take two passes over the
+// codes, 5 too; a pass over half of the weights is cheap enough for two.
+constexpr int kFewestSparse8TileRows = 3;
+constexpr int kFewestHalf8TileRows = 5;
 
 constexpr int fewest_tile_rows(WeightType type) {
   if (type == WeightType::kS8) return kFewestSparse8TileRows;

@@ -1,8 +1,9 @@
-// The tile configuration that all AMX kernels share.
+// What AMX kernels share: the tile configuration, and the pieces that weights come in.
 #pragma once
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace autoglm {
@@ -10,6 +11,15 @@ namespace {
 
 constexpr int kTileRows = 16;
 constexpr int kTileBytes = 1024;  // 16 rows of 64 bytes
+constexpr int kPieceTiles = 8;    // K tiles of one piece
+constexpr int kPanelBytes = kPieceTiles * kTileBytes;
+
+// Both blocks of a pair, one piece of K: tiles ready for the products.
+struct WeightPiece {
+  const std::byte* tiles[2];
+  int num_tiles;
+  const uint16_t* columns;  // of the tiles of B8, in tiles
+};
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1;

@@ -9,31 +9,22 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/amx_tiles-inl.h"
 #include "kernels/kernels.h"
-#include "kernels/sparse.h"
+#include "kernels/sparse_feed_amx-inl.h"
 #include "kernels/tiles.h"
 
 namespace autoglm {
 namespace {
 
-constexpr int kPieceTiles = 8;  // K tiles of one piece
-constexpr int kPanelBytes = kPieceTiles * kTileBytes;
 constexpr int kMaxTileRows = 1024;       // plane rows whose partial sums fit the scratch
 constexpr size_t kRowsBytes = 1u << 20;  // of activations that stay in the second-level cache
 
-// Both blocks of a pair, one piece of K: tiles ready for the products.
-struct WeightPiece {
-  const std::byte* tiles[2];
-  int num_tiles;
-  const uint16_t* columns;  // of the tiles of B8, in tiles
-};
-
-// Walks the weights of all block pairs piece by piece. Int4 is unpacked and sparse codes are
-// expanded into a panel in the first-level cache, at once: stores between tile loads would hold the
-// loads up. The lines of the piece after it are fetched while the products run, those of sparse
-// codes while the ones before them are expanded.
+// Walks the weights of all block pairs piece by piece. Int4 is unpacked into a panel in the
+// first-level cache, at once: stores between tile loads would hold the loads up. The lines of the
+// piece after it are fetched while the products run. Sparse weights have a feed of their own.
 template <WeightType kType>
 class WeightFeed {
  public:
@@ -56,8 +47,6 @@ class WeightFeed {
     for (int b = 0; b < 2; ++b) {
       if constexpr (kType == WeightType::kI4) {
         piece.tiles[b] = unpack(b, piece.num_tiles);
-      } else if constexpr (is_sparse(kType)) {
-        piece.tiles[b] = expand(b, piece.num_tiles);
       } else {
         piece.tiles[b] = source(b);
       }
@@ -68,7 +57,7 @@ class WeightFeed {
       block_ += 2;
     }
     num_lines_ = 0;
-    if (block_ < block_end_ && !is_sparse(kType)) {
+    if (block_ < block_end_) {
       num_lines_ = std::min(num_k_tiles_ - tile_, kPieceTiles) * kStoredTileBytes / 64;
       ahead_[0] = source(0);
       ahead_[1] = source(1);
@@ -113,21 +102,11 @@ class WeightFeed {
     return panel;
   }
 
-  const std::byte* expand(int b, int num_tiles) {
-    if (tile_ == 0) cursors_[b] = sparse::first_unit(w_, block_at(b));
-    std::byte* panel = panels_ + b * kPanelBytes;
-    sparse::methods(kSparseIsa)
-        .expand(&cursors_[b], num_tiles * kTileBytes / sparse::kUnit,
-                reinterpret_cast<int8_t*>(panel));
-    return panel;
-  }
-
   const PackedMatrix& w_;
   int block_;
   int block_end_;
   int num_k_tiles_;
   std::byte* panels_;
-  sparse::Cursor cursors_[2] = {};
   uint16_t columns_[tiles::kMostTiles];
   int tile_ = 0;
   const std::byte* ahead_[2] = {};
@@ -293,7 +272,8 @@ void gemm_row_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput
   const int rows_per_macro = 32 / x.planes;
   const std::byte* a =
       static_cast<const std::byte*>(x.data) + static_cast<size_t>(first_row) * x.planes * row_bytes;
-  WeightFeed<kType> feed(w, block_begin, block_end, scratch);
+  using Feed = std::conditional_t<is_sparse(kType), SparseFeed, WeightFeed<kType>>;
+  Feed feed(w, block_begin, block_end, scratch);
   const int num_k_tiles = feed.num_k_tiles();
   for (int block = block_begin; block < block_end; block += 2) {
     const int num_blocks = std::min(2, block_end - block);

@@ -48,15 +48,15 @@ int compress_block(WeightType type, const int8_t* dense, int padded_cols, uint64
 }
 
 const Methods& methods(Isa isa) {
-  static constexpr Methods kPortable = {expand_units, nullptr};
+  static constexpr Methods kPortable = {expand_units, expand_units, nullptr};
 #if defined(__x86_64__)
-  static constexpr Methods kAvx2 = {expand_units_avx2, nullptr};
-  static constexpr Methods kVbmi2 = {expand_units_vbmi2, dot_vbmi2};
+  static constexpr Methods kAvx2 = {expand_units_avx2, expand_units_avx2, nullptr};
+  static constexpr Methods kVbmi2 = {expand_units_vbmi2, expand_near_vbmi2, dot_vbmi2};
   const bool is_wide = isa == Isa::kAvx512 || isa == Isa::kAmx;
   if (is_wide && cpu_features().avx512_vbmi2) return kVbmi2;
   if (isa != Isa::kScalar) return kAvx2;
 #elif defined(__aarch64__)
-  static constexpr Methods kNeon = {expand_units_neon, nullptr};
+  static constexpr Methods kNeon = {expand_units_neon, expand_units_neon, nullptr};
   if (isa != Isa::kScalar) return kNeon;
 #else
   static_cast<void>(isa);

@@ -36,8 +36,10 @@ Cursor first_unit(const PackedMatrix& w, int block);
 
 // How to use the packed codes of one block.
 struct Methods {
-  // Writes the next units in the I8 layout.
+  // Writes the next units in the I8 layout, and fetches those behind them.
   void (*expand)(Cursor* cursor, int num_units, int8_t* out);
+  // The same without fetching, for codes that have been fetched.
+  void (*expand_near)(Cursor* cursor, int num_units, int8_t* out);
   // Dots of `num_rows` plane rows, 1, 2, 4 or 8, of activations with 1 or 2 blocks, straight from
   // the codes: sums [num_rows][num_blocks][16]. Null where that is not faster than expanding.
   void (*dot)(const PackedMatrix& w, const PackedRows& x, int block, int num_blocks, int first_row,
@@ -56,6 +58,7 @@ void expand_units_neon(Cursor* cursor, int num_units, int8_t* out);
 
 // With VBMI2 (sparse_vbmi2.cc), on processors that have it.
 void expand_units_vbmi2(Cursor* cursor, int num_units, int8_t* out);
+void expand_near_vbmi2(Cursor* cursor, int num_units, int8_t* out);
 void dot_vbmi2(const PackedMatrix& w, const PackedRows& x, int block, int num_blocks, int first_row,
                int num_rows, int32_t* sums);
 

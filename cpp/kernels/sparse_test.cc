@@ -49,14 +49,15 @@ std::vector<float> sparse_rows(int cols, int num_kept) {
   return values;
 }
 
+// In pieces of `grain` blocks, which two threads share.
 std::vector<float> product(const Kernels& kernels, const PackedMatrix& w, int num_tokens,
-                           bool is_precise) {
+                           bool is_precise, int grain = kRows) {
   PackedRows x = kernels.rows_format(w.type, num_tokens, w.padded_cols, is_precise);
   const size_t plane_rows = round_up(num_tokens * x.planes, 16);
   AlignedBuffer<std::byte> data(plane_rows * w.padded_cols * 4);
   AlignedBuffer<float> scale(num_tokens);
   AlignedBuffer<int32_t> group_sum(plane_rows * (w.padded_cols / kGroupSize + 1));
-  AlignedBuffer<std::byte> scratch(kGemmScratchBytes);
+  AlignedBuffer<std::byte> scratch(2 * kGemmScratchBytes);
   x.data = data.data();
   x.scale = scale.data();
   x.group_sum = group_sum.data();
@@ -69,7 +70,11 @@ std::vector<float> product(const Kernels& kernels, const PackedMatrix& w, int nu
   }
   std::vector<float> y(static_cast<size_t>(num_tokens) * kRows);
   const GemmOutput out = {.data = y.data(), .stride = kRows};
-  kernels.gemm(w, x, out, 0, w.padded_rows / kRowBlock, scratch.data());
+  ThreadPool pool(2);
+  pool.parallel_for(w.padded_rows / kRowBlock, grain, [&](int64_t begin, int64_t end, int thread) {
+    kernels.gemm(w, x, out, static_cast<int>(begin), static_cast<int>(end),
+                 scratch.data() + thread * kGemmScratchBytes);
+  });
   return y;
 }
 
@@ -104,6 +109,32 @@ void test_products_are_those_of_dense_codes() {
             CHECK(product(kernels, sparse.view, num_tokens, is_precise) ==
                   product(kernels, dense.view, num_tokens, is_precise));
           }
+        }
+      }
+    }
+  }
+}
+
+// As many rows and columns as paths cut into parts: tiles of 16 rows, 512 columns a piece, 1,024
+// rows or a MiB of activations at once.
+void test_prompts_are_those_of_dense_codes() {
+  struct Shape {
+    int cols;
+    int num_tokens;
+  };
+  constexpr Shape kShapes[] = {{64, 1025}, {512, 127}, {576, 128}, {1088, 129}, {16384, 33}};
+  for (const SparseType& format : kSparseTypes) {
+    const int grain = format.type == WeightType::kB8 ? 2 : 1;
+    for (const Shape& shape : kShapes) {
+      const auto source = format.source(shape.cols, shape.cols / format.one_of);
+      const Packed dense = pack(WeightType::kI8, shape.cols, source);
+      const Packed sparse = pack(format.type, shape.cols, source);
+      for (const Isa isa : test::tested_isas()) {
+        for (const bool is_precise : {true, false}) {
+          const Kernels& kernels = kernels_for(isa);
+          const auto want = product(kernels, dense.view, shape.num_tokens, is_precise);
+          CHECK(product(kernels, sparse.view, shape.num_tokens, is_precise) == want);
+          CHECK(product(kernels, sparse.view, shape.num_tokens, is_precise, grain) == want);
         }
       }
     }
@@ -174,6 +205,7 @@ void test_masks_that_lie_stay_inside() {
 
 int main() {
   autoglm::test_products_are_those_of_dense_codes();
+  autoglm::test_prompts_are_those_of_dense_codes();
   autoglm::test_expanding_is_the_same_everywhere();
   autoglm::test_rows_that_are_not_sparse_are_refused();
   autoglm::test_a_block_may_be_full();

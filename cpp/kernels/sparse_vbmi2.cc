@@ -10,48 +10,57 @@ constexpr int kSpan = 16;             // units that are taken together: 64 colum
 constexpr int kPrefetchBytes = 2048;  // the hardware does not look past the end of a page
 constexpr int kMaskBytes = kSpan * 8;
 
-// A cursor in registers, of one of kBlocks neighbours that are walked in parallel.
+// A cursor in registers, of one of kBlocks neighbours that are walked in parallel; 0 where nothing
+// is to be fetched. It holds a pointer to the codes: an expanding load with an index takes longer.
 template <int kBlocks>
 class Feed {
  public:
   explicit Feed(const Cursor& cursor)
-      : cursor_(cursor), masks_(cursor.masks + cursor.unit), at_(cursor.at) {}
+      : cursor_(cursor),
+        masks_(cursor.masks + cursor.unit),
+        codes_(cursor.codes + cursor.at),
+        last_(cursor.codes + cursor.last) {}
 
   // To be called before every span. What lies ahead is in the same block, or in the one that is
   // walked after it.
   void fetch() {
+    if constexpr (kBlocks == 0) return;
     const int64_t mask_bytes = cursor_.num_units * 8, code_bytes = cursor_.last + kUnit;
     const int64_t mask_at = (masks_ - cursor_.masks) * 8 + kPrefetchBytes;
     const auto* ahead = reinterpret_cast<const char*>(cursor_.masks) + mask_at;
     if (mask_at >= mask_bytes) ahead += (kBlocks - 1) * mask_bytes;
     for (int line = 0; line < kMaskBytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
     code_distance_ = kPrefetchBytes;
-    if (at_ + kPrefetchBytes >= code_bytes) code_distance_ += (kBlocks - 1) * code_bytes;
+    if (last_ + kUnit - codes_ <= kPrefetchBytes) code_distance_ += (kBlocks - 1) * code_bytes;
   }
 
   // Whether the next span lies inside the codes, as it does but at the end of a full block.
-  bool is_inside() const { return at_ <= cursor_.last - (kSpan - 1) * kUnit; }
+  bool is_inside() const { return last_ - codes_ >= (kSpan - 1) * kUnit; }
 
   // The next 64 codes, those that are not stored zero.
   template <bool kIsInside>
   __m512i next() {
-    const uint64_t mask = *masks_++;
-    const int8_t* from = cursor_.codes + (kIsInside || at_ < cursor_.last ? at_ : cursor_.last);
-    _mm_prefetch(reinterpret_cast<const char*>(from + code_distance_), _MM_HINT_T0);
-    at_ += _mm_popcnt_u64(mask);
+    uint64_t mask = *masks_++;
+    asm("" : "+r"(mask));  // gcc would load it twice
+    const int8_t* from = kIsInside || codes_ < last_ ? codes_ : last_;
+    if constexpr (kBlocks > 0) {
+      _mm_prefetch(reinterpret_cast<const char*>(from + code_distance_), _MM_HINT_T0);
+    }
+    codes_ += _mm_popcnt_u64(mask);
     return _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(from));
   }
 
   // Where the walk stands.
   void store(Cursor* cursor) const {
     cursor->unit = static_cast<int>(masks_ - cursor_.masks);
-    cursor->at = static_cast<int>(at_);
+    cursor->at = static_cast<int>(codes_ - cursor_.codes);
   }
 
  private:
   const Cursor cursor_;
   const uint64_t* masks_;
-  int64_t at_;
+  const int8_t* codes_;
+  const int8_t* const last_;
   int64_t code_distance_ = 0;
 };
 
@@ -149,10 +158,9 @@ inline void expand_span(Feed& feed, int8_t* out) {
     _mm512_storeu_si512(out + i * kUnit, feed.template next<kIsInside>());
 }
 
-}  // namespace
-
-void expand_units_vbmi2(Cursor* cursor, int num_units, int8_t* out) {
-  Feed<2> feed(*cursor);
+template <int kBlocks>
+inline void expand(Cursor* cursor, int num_units, int8_t* out) {
+  Feed<kBlocks> feed(*cursor);
   for (int unit = 0; unit < num_units; unit += kSpan, out += kSpan * kUnit) {
     feed.fetch();
     if (feed.is_inside()) {
@@ -162,6 +170,16 @@ void expand_units_vbmi2(Cursor* cursor, int num_units, int8_t* out) {
     }
   }
   feed.store(cursor);
+}
+
+}  // namespace
+
+void expand_units_vbmi2(Cursor* cursor, int num_units, int8_t* out) {
+  expand<2>(cursor, num_units, out);
+}
+
+void expand_near_vbmi2(Cursor* cursor, int num_units, int8_t* out) {
+  expand<0>(cursor, num_units, out);
 }
 
 void dot_vbmi2(const PackedMatrix& w, const PackedRows& x, int block, int num_blocks, int first_row,
