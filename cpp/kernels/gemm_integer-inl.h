@@ -18,6 +18,8 @@
 namespace autoglm {
 namespace {
 
+constexpr int kFewRows = 8;  // plane rows that meet weights as they are stored
+
 // Outputs of kRows plane rows (whole activation rows) for kBlocks row blocks.
 template <int kRows, int kBlocks>
 inline void write_integer_outputs(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y,
@@ -98,13 +100,17 @@ void panel_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& 
   if (row < num_rows) panel_tile<1, kBlocks>(w, x, y, block, panel, row);
 }
 
+// Whether that many blocks, unpacked, fit the scratch.
+template <int kBlocks>
+bool is_panel_small(const PackedMatrix& w) {
+  return static_cast<size_t>(kBlocks) * kRowBlock * w.padded_cols <= kGemmScratchBytes;
+}
+
 template <int kBlocks>
 void integer_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
                     std::byte* scratch) {
-  constexpr int kFewRows = 8;
-  const size_t panel_bytes = static_cast<size_t>(kBlocks) * kRowBlock * w.padded_cols;
-  const bool is_panel_small = w.type == WeightType::kI8 || panel_bytes <= kGemmScratchBytes;
-  if (x.rows * x.planes > kFewRows && is_panel_small) {
+  const bool has_panel = w.type == WeightType::kI8 || is_panel_small<kBlocks>(w);
+  if (x.rows * x.planes > kFewRows && has_panel) {
     panel_blocks<kBlocks>(w, x, y, block, reinterpret_cast<int8_t*>(scratch));
   } else {
     gemv_blocks<kBlocks>(w, x, y, block);
@@ -123,7 +129,6 @@ void sparse_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y
 template <int kBlocks>
 void sparse_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
                    std::byte* scratch) {
-  constexpr int kFewRows = 8;
   const int num_rows = x.rows * x.planes;
   if (num_rows > kFewRows || sparse::methods(kSparseIsa).dot == nullptr) {
     panel_blocks<kBlocks>(w, x, y, block, reinterpret_cast<int8_t*>(scratch));
@@ -142,6 +147,11 @@ void sparse_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput&
 void gemm_sparse(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block_begin,
                  int block_end, std::byte* scratch) {
   int block = block_begin;
+  if (x.rows * x.planes > kFewRows && is_panel_small<kMostBlocks>(w)) {
+    for (; block + kMostBlocks <= block_end; block += kMostBlocks) {
+      panel_blocks<kMostBlocks>(w, x, y, block, reinterpret_cast<int8_t*>(scratch));
+    }
+  }
   for (; block + 2 <= block_end; block += 2) sparse_blocks<2>(w, x, y, block, scratch);
   if (block < block_end) sparse_blocks<1>(w, x, y, block, scratch);
 }
