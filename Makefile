@@ -199,7 +199,7 @@ bench-compression: build $(VENV)/.requirements-bench ## recipes on one checkpoin
 bench-bounded: build ## compress 20 GB of random experts under a cap of 6 GiB (root; 26 GB of disk in WORK)
 	PYTHONPATH=benchmarks $(BIN)/python benchmarks/bounded_compression.py --work $(or $(WORK),build/bounded) $(ARGS)
 
-bench-kernels: $(VENV)/.tools ## sparse int8 against dense, from memory, then all kernels: ARGS="threads rows cols"
+bench-kernels: $(VENV)/.tools ## sparse int8 against dense, int3 against int4, then all kernels: ARGS="threads rows cols"
 	@mkdir -p build; $(configure) -DAUTOGLM_BENCH=ON -S . -B build/bench >build/bench.log
 	$(BIN)/cmake --build build/bench --target bench_gemm bench_sparse
 	build/bench/bench_sparse $(or $(ARGS),2 4096 4096)

@@ -55,6 +55,7 @@ MODELS: tuple[tuple[str, WeightFormat, dict[str, object]], ...] = (
     ("Glm4MoeForCausalLM", "int4", MIXTURE),
     ("Glm4MoeForCausalLM", "bf16", {**MIXTURE, "use_qk_norm": True}),
     ("Qwen3ForCausalLM", "int4", {"tie_word_embeddings": True}),
+    ("Qwen3ForCausalLM", "int3", {"tie_word_embeddings": True}),
     ("Qwen2ForCausalLM", "half8", {}),
     ("LlamaForCausalLM", "sparse8", {}),
     ("Qwen2ForCausalLM", "block8", {"hidden_size": 128, "intermediate_size": 130}),

@@ -96,7 +96,7 @@ void bench(int threads, int rows, int cols, const std::vector<Isa>& isas) {
     if (isa == Isa::kScalar && isas.size() > 1) continue;
     const Kernels& kernels = kernels_for(isa);
     for (const WeightType type :
-         {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+         {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kI3}) {
       for (const int num_tokens : {1, 2, 8, 16, 64, 256, 512}) {
         const bool is_many = num_tokens >= 64;
         const Matrices w = make_matrices(type, rows, cols, is_many ? 1 : size_t{256} << 20);

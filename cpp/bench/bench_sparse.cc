@@ -1,9 +1,11 @@
 // Time of products with weights whose zeros are not stored against dense int8 of the same values,
-// by turns: one token and a few, as when text is generated, and 512 as for a prompt. Every product
-// takes weights from memory, and writes and cuts its rows as the engine does.
+// and with int3 against int4, by turns: one token and a few, as when text is generated, and 512 as
+// for a prompt. Every product takes weights from memory, and writes and cuts its rows as the engine
+// does.
 //
-//   bench_sparse [threads] [rows] [cols] [path]    default 1 thread, a 4096 x 4096 matrix, every
-//   path
+//   bench_sparse [threads] [rows] [cols] [path] [format]
+//
+// By default one thread, a 4096 x 4096 matrix, every path and every format.
 #include <time.h>
 
 #include <algorithm>
@@ -27,9 +29,9 @@ namespace {
 constexpr size_t kTotalBytes = size_t{256} << 20;  // of copies, which no cache holds
 constexpr int kRepeats = 11;
 
-// A format and a matrix it takes.
+// A format, what it is compared with, and a matrix it takes.
 struct Format {
-  WeightType type;
+  WeightType type, against;
   const char* zeros;
   std::vector<float> (*source)(int rows, int cols);
 };
@@ -78,10 +80,13 @@ std::vector<float> tiles(int rows, int cols) {
   return source;
 }
 
-constexpr Format kFormats[] = {{WeightType::kS8, "80 %", fifth},
-                               {WeightType::kH8, "50 %", half},
-                               {WeightType::kH8, "2:4", two_of_four},
-                               {WeightType::kB8, "50 % in tiles", tiles}};
+std::vector<float> all(int rows, int cols) { return unstructured(rows, cols, cols); }
+
+constexpr Format kFormats[] = {{WeightType::kI3, WeightType::kI4, "none", all},
+                               {WeightType::kS8, WeightType::kI8, "80 %", fifth},
+                               {WeightType::kH8, WeightType::kI8, "50 %", half},
+                               {WeightType::kH8, WeightType::kI8, "2:4", two_of_four},
+                               {WeightType::kB8, WeightType::kI8, "50 % in tiles", tiles}};
 
 // A single thread is timed by its own clock, which leaves out what other programs take.
 double now_seconds(bool is_single_thread) {
@@ -191,18 +196,20 @@ void compare(const Kernels& kernels, const Copies& dense, const Copies& sparse, 
   std::fflush(stdout);
 }
 
-void bench(int threads, int rows, int cols, const std::string& path) {
+void bench(int threads, int rows, int cols, const std::string& path, const std::string& wanted) {
   ThreadPool pool(threads);
   for (const Format& format : kFormats) {
+    const std::string name(weight_type_name(format.type));
+    if (!wanted.empty() && wanted != name) continue;
     const std::vector<float> source = format.source(rows, cols);
-    const Copies dense = make_copies(WeightType::kI8, rows, cols, source, pool);
+    const Copies dense = make_copies(format.against, rows, cols, source, pool);
     const Copies sparse = make_copies(format.type, rows, cols, source, pool);
-    std::printf("%s, zeros %s, %d x %d, %d threads, MiB: %.1f, dense %.1f\n",
-                std::string(weight_type_name(format.type)).c_str(), format.zeros, rows, cols,
-                threads, static_cast<double>(sparse.bytes) / (1 << 20),
-                static_cast<double>(dense.bytes) / (1 << 20));
-    std::printf("  %-8s %6s %7s %10s %10s %7s\n", "path", "tokens", "planes", "dense us",
-                "sparse us", "ratio");
+    const std::string against(weight_type_name(format.against));
+    std::printf("%s, zeros %s, %d x %d, %d threads, MiB: %.1f, %s %.1f\n", name.c_str(),
+                format.zeros, rows, cols, threads, static_cast<double>(sparse.bytes) / (1 << 20),
+                against.c_str(), static_cast<double>(dense.bytes) / (1 << 20));
+    std::printf("  %-8s %6s %7s %7s us %7s us %7s\n", "path", "tokens", "planes", against.c_str(),
+                name.c_str(), "ratio");
     for (const Isa isa : supported_isas()) {
       if (isa == Isa::kScalar || (!path.empty() && path != isa_name(isa))) continue;
       for (const int num_tokens : {1, 4, 512}) {
@@ -222,9 +229,9 @@ int main(int argc, char** argv) {
   const int rows = argc > 2 ? std::atoi(argv[2]) : 4096;
   const int cols = argc > 3 ? std::atoi(argv[3]) : rows;
   if (threads < 1 || rows < 1 || cols < 1) {
-    std::fprintf(stderr, "usage: bench_sparse [threads] [rows] [cols] [path]\n");
+    std::fprintf(stderr, "usage: bench_sparse [threads] [rows] [cols] [path] [format]\n");
     return 2;
   }
-  autoglm::bench(threads, rows, cols, argc > 4 ? argv[4] : "");
+  autoglm::bench(threads, rows, cols, argc > 4 ? argv[4] : "", argc > 5 ? argv[5] : "");
   return 0;
 }

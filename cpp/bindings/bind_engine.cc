@@ -288,7 +288,7 @@ void bind_config(nb::module_& m) {
       .def_prop_rw(
           "weights", [](const ModelConfig& c) { return std::string(weight_type_name(c.weights)); },
           [](ModelConfig& c, const std::string& name) { c.weights = parse_weight_type(name); },
-          "fp32, bf16, int8 or int4")
+          "A format of matrices, as pack_rows takes it")
       .def_rw("vocab_size", &ModelConfig::vocab_size)
       .def_rw("hidden_size", &ModelConfig::hidden_size)
       .def_rw("num_layers", &ModelConfig::num_layers)

@@ -119,25 +119,26 @@ nb::bytes dequantize(const std::string& weights, const std::vector<nb::object>& 
   return result;
 }
 
-// Nibbles [rows, cols], group scales [rows, cols / 64] and scales [rows] of a float32 matrix.
-nb::tuple quantize_int4(nb::handle data, int rows, int cols, int bits, const Buffer& importance) {
+// Group scales [rows, cols / 64] and scales [rows] of a float32 matrix.
+nb::tuple choose_scales(const std::string& weights, nb::handle data, int rows, int cols,
+                        const Buffer& importance) {
   if (rows <= 0 || cols <= 0 || cols % kGroupSize != 0) {
     throw Error(kArgumentError, "the columns must be a multiple of 64");
   }
-  if (bits != 3 && bits != 4) throw Error(kArgumentError, "codes have 3 or 4 bits");
+  const WeightType type = parse_weight_type(weights);
+  if (!is_grouped(type)) throw Error(kArgumentError, weights + " has no scales of groups");
   const BufferView view(data);
   check_size(view.bytes().size(), sizeof(float) * rows * cols, "the source matrix");
-  Int4Options options{.bits = bits};
+  std::span<const float> column_importance;
   std::optional<BufferView> counts;
   if (importance) {
     counts.emplace(*importance);
     check_size(counts->bytes().size(), sizeof(float) * cols, "importance");
-    options.importance = {reinterpret_cast<const float*>(counts->bytes().data()),
-                          static_cast<size_t>(cols)};
+    column_importance = {reinterpret_cast<const float*>(counts->bytes().data()),
+                         static_cast<size_t>(cols)};
   }
   const int num_groups = cols / kGroupSize;
-  std::byte *nibbles, *group_scale, *scale;
-  const nb::bytes all_nibbles = new_bytes(static_cast<size_t>(rows) * cols, &nibbles);
+  std::byte *group_scale, *scale;
   const nb::bytes all_groups = new_bytes(static_cast<size_t>(rows) * num_groups, &group_scale);
   const nb::bytes all_scales = new_bytes(sizeof(float) * rows, &scale);
   {
@@ -145,14 +146,15 @@ nb::tuple quantize_int4(nb::handle data, int rows, int cols, int bits, const Buf
     ThreadPool pool(num_physical_cores());
     const auto* source = reinterpret_cast<const float*>(view.bytes().data());
     pool.parallel_for(rows, 8, [&](int64_t begin, int64_t end, int) {
+      std::vector<uint8_t> codes(cols);
       for (int64_t row = begin; row < end; ++row) {
-        reinterpret_cast<float*>(scale)[row] = quantize_row_int4(
-            source + row * cols, cols, reinterpret_cast<uint8_t*>(nibbles) + row * cols,
-            reinterpret_cast<uint8_t*>(group_scale) + row * num_groups, options);
+        reinterpret_cast<float*>(scale)[row] = quantize_row_grouped(
+            type, source + row * cols, cols, codes.data(),
+            reinterpret_cast<uint8_t*>(group_scale) + row * num_groups, column_importance);
       }
     });
   }
-  return nb::make_tuple(all_nibbles, all_groups, all_scales);
+  return nb::make_tuple(all_groups, all_scales);
 }
 
 // Rotates rows by `signs`, or the columns of the matrix when `is_column_wise`.
@@ -199,13 +201,13 @@ void bind_quant(nb::module_& m) {
                 "typing_extensions.Buffer | None = None, is_column_wise: bool = False) -> bytes"),
         "The matrix as float32 after what pack_rows would do to it before packing. "
         "is_column_wise rotates columns instead of rows; signs then has a value a row.");
-  m.def("quantize_int4", quantize_int4, nb::arg("data"), nb::arg("rows"), nb::arg("cols"),
-        nb::kw_only(), nb::arg("bits") = 4, nb::arg("importance").none() = nb::none(),
-        nb::sig("def quantize_int4(data: typing_extensions.Buffer, rows: int, cols: int, *, "
-                "bits: int = 4, importance: typing_extensions.Buffer | None = None) -> "
-                "tuple[bytes, bytes, bytes]"),
-        "Nibbles [rows, cols], integer group scales and float scales of a float32 matrix; "
-        "importance weighs the squared error of each column.");
+  m.def("choose_scales", choose_scales, nb::arg("weights"), nb::arg("data"), nb::arg("rows"),
+        nb::arg("cols"), nb::kw_only(), nb::arg("importance").none() = nb::none(),
+        nb::sig("def choose_scales(weights: str, data: typing_extensions.Buffer, rows: int, "
+                "cols: int, *, importance: typing_extensions.Buffer | None = None) -> "
+                "tuple[bytes, bytes]"),
+        "Integer group scales and float scales of a float32 matrix for int4 or int3; importance "
+        "weighs the squared error of each column.");
   m.def("dequantize", dequantize, nb::arg("weights"), nb::arg("parts"), nb::arg("rows"),
         nb::arg("cols"),
         nb::sig("def dequantize(weights: str, parts: collections.abc.Sequence["

@@ -35,7 +35,7 @@ std::vector<float> logits(const std::shared_ptr<const Model>& model, const Plan&
 void test_chunks_and_threads_do_not_change_a_bit() {
   const std::vector<int32_t> ids = random_ids(100);
   for (const WeightType type :
-       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kI3}) {
     for (const ModelConfig& config : {tiny_config(type), tiny_moe_config(type)}) {
       const TinyModel tiny(config);
       const auto model = tiny.load();
@@ -116,7 +116,7 @@ Run decode(const std::shared_ptr<Executor>& executor,
 template <typename Body>
 void for_every_executor(const Body& body) {
   for (const WeightType type :
-       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kI3}) {
     const TinyModel tiny(tiny_config(type));
     const auto model = tiny.load();
     for (const Isa isa : test::tested_isas()) {

@@ -96,6 +96,8 @@ void amx_gemm(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, i
     gemm_few_rows(w, x, y, block_begin, block_end, scratch);
   } else if (w.type == WeightType::kI8) {
     gemm_tiles<WeightType::kI8>(w, x, y, block_begin, block_end, scratch);
+  } else if (w.type == WeightType::kI3) {
+    gemm_tiles<WeightType::kI3>(w, x, y, block_begin, block_end, scratch);
   } else {
     gemm_tiles<WeightType::kI4>(w, x, y, block_begin, block_end, scratch);
   }

@@ -1,5 +1,5 @@
 // Integer matrices at their limits, on every path: exact dots, the largest codes over the longest
-// rows, every nibble and group scale, denormal and broken activations.
+// rows, every code and group scale, denormal and broken activations.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -23,10 +23,37 @@ struct CodeMatrix {
   AlignedBuffer<std::byte> weight;
   AlignedBuffer<float> scale;
   AlignedBuffer<uint8_t> group_scale;
-  std::vector<int64_t> values;  // code, times group scale for I4; [rows][cols]
+  std::vector<int64_t> values;  // code, times group scale; [rows][cols]
 };
 
 using CodeAt = std::function<int(int row, int col)>;
+
+constexpr WeightType kTypes[] = {WeightType::kI8, WeightType::kI4, WeightType::kI3};
+// The smallest and the largest code.
+constexpr int lowest(WeightType type) {
+  return type == WeightType::kI8 ? -127 : type == WeightType::kI4 ? -8 : -4;
+}
+constexpr int highest(WeightType type) { return type == WeightType::kI8 ? 127 : -lowest(type) - 1; }
+
+void set_bits(std::byte* byte, int first, int count, int value) {
+  const int mask = ((1 << count) - 1) << first;
+  *byte = static_cast<std::byte>((static_cast<int>(*byte) & ~mask) | (value << first & mask));
+}
+
+// Writes a code of a pair of groups of 64 columns; `k` is its column of the 128.
+void set_code(WeightType type, std::byte* pair, int lane, int k, int value) {
+  const int group = k / kGroupSize, within = k % kGroupSize;
+  const int line = within / 4, byte = 4 * lane + within % 4;
+  if (type == WeightType::kI4) {
+    set_bits(pair + line * 64 + byte, 4 * group, 4, value + 8);
+  } else if (within < 48) {
+    set_bits(pair + line * 64 + byte, 2 + 3 * group, 3, value + 4);
+  } else {
+    std::byte* spare = pair + (line - 12) * 3 * 64 + byte;
+    set_bits(spare + 64 * group, 0, 2, value + 4);
+    set_bits(spare + 128, group, 1, (value + 4) >> 2);
+  }
+}
 
 CodeMatrix make_matrix(WeightType type, int rows, int cols, const CodeAt& code,
                        const CodeAt& group_scale) {
@@ -38,12 +65,17 @@ CodeMatrix make_matrix(WeightType type, int rows, int cols, const CodeAt& code,
             .padded_cols = round_up(cols, k_align(type))};
   const int padded_cols = m.view.padded_cols, num_groups = padded_cols / kGroupSize;
   const size_t block_bytes = row_block_bytes(type, padded_cols);
+  const size_t pair_bytes = row_block_bytes(type, 2 * kGroupSize);
   m.weight = AlignedBuffer<std::byte>(block_bytes * (m.view.padded_rows / kRowBlock));
   m.scale = AlignedBuffer<float>(m.view.padded_rows);
   m.group_scale = AlignedBuffer<uint8_t>(static_cast<size_t>(m.view.padded_rows) * num_groups);
   std::fill(m.group_scale.data(), m.group_scale.data() + m.group_scale.size(), uint8_t{1});
-  if (type == WeightType::kI4) {  // padding is the nibble 8, which stands for 0
-    std::fill(m.weight.data(), m.weight.data() + m.weight.size(), std::byte{0x88});
+  for (int k = 0; type != WeightType::kI8 && k < padded_cols * kRowBlock; ++k) {
+    const int column = k / kRowBlock;
+    for (int b = 0; b < m.view.padded_rows / kRowBlock; ++b) {
+      std::byte* pair = m.weight.data() + b * block_bytes + column / 128 * pair_bytes;
+      set_code(type, pair, k % kRowBlock, column % 128, 0);
+    }
   }
   m.values.resize(static_cast<size_t>(rows) * cols);
   for (int r = 0; r < rows; ++r) {
@@ -57,12 +89,8 @@ CodeMatrix make_matrix(WeightType type, int rows, int cols, const CodeAt& code,
         block[(k / 4 * kRowBlock + lane) * 4 + k % 4] = static_cast<std::byte>(value);
         continue;
       }
-      const int within = k % kGroupSize, group = k / kGroupSize;
-      std::byte& byte = block[group / 2 * kGroupSize * kRowBlock +
-                              (within / 4 * kRowBlock + lane) * 4 + within % 4];
-      const auto nibble = static_cast<std::byte>(value + 8);
-      byte = group % 2 == 0 ? (byte & std::byte{0xf0}) | nibble
-                            : (byte & std::byte{0x0f}) | (nibble << 4);
+      const int group = k / kGroupSize;
+      set_code(type, block + group / 2 * pair_bytes, lane, k % 128, static_cast<int>(value));
       const int scale = group_scale(r, group);
       m.group_scale[(static_cast<size_t>(r / kRowBlock) * num_groups + group) * kRowBlock + lane] =
           static_cast<uint8_t>(scale);
@@ -71,7 +99,7 @@ CodeMatrix make_matrix(WeightType type, int rows, int cols, const CodeAt& code,
   }
   m.view.weight = m.weight.data();
   m.view.scale = m.scale.data();
-  if (type == WeightType::kI4) m.view.group_scale = m.group_scale.data();
+  if (type != WeightType::kI8) m.view.group_scale = m.group_scale.data();
   return m;
 }
 
@@ -114,7 +142,10 @@ std::vector<double> exact_product(const CodeMatrix& m, const std::vector<float>&
 }
 
 std::string describe(Isa isa, WeightType type, int rows, int cols, int num_rows, bool is_precise) {
-  return std::string(isa_name(isa)) + (type == WeightType::kI8 ? " int8 " : " int4 ") +
+  return std::string(isa_name(isa)) + " int" +
+         (type == WeightType::kI8   ? "8 "
+          : type == WeightType::kI4 ? "4 "
+                                    : "3 ") +
          std::to_string(rows) + "x" + std::to_string(cols) + " tokens " + std::to_string(num_rows) +
          " precise " + std::to_string(is_precise);
 }
@@ -129,11 +160,9 @@ void test_dots_are_exact() {
   const int shapes[][3] = {{16, 64, 1},  {1, 1, 1},    {17, 3, 2},    {33, 63, 5},  {48, 65, 6},
                            {31, 127, 8}, {40, 129, 9}, {64, 191, 16}, {96, 70, 33}, {16, 200, 17}};
   for (const auto& [rows, cols, num_rows] : shapes) {
-    for (const WeightType type : {WeightType::kI8, WeightType::kI4}) {
-      const int most = type == WeightType::kI8 ? 127 : 7;
+    for (const WeightType type : kTypes) {
       const CodeMatrix m = make_matrix(
-          type, rows, cols,
-          [&](int, int) { return draw(type == WeightType::kI8 ? -most : -8, most); },
+          type, rows, cols, [&](int, int) { return draw(lowest(type), highest(type)); },
           [](int r, int g) { return 1 + (7 * r + 5 * g) % 16; });
       for (const bool is_precise : {true, false}) {
         const int largest = is_precise ? 32384 : 127;
@@ -159,15 +188,14 @@ void test_dots_are_exact() {
 
 // No int32 or int16 sum may wrap or saturate: all products at their largest and of one sign.
 void test_the_largest_codes_over_the_longest_row() {
-  for (const WeightType type : {WeightType::kI8, WeightType::kI4}) {
-    for (const int code : {127, -127, 7, -8}) {
-      if ((std::abs(code) == 127) != (type == WeightType::kI8)) continue;
+  for (const WeightType type : kTypes) {
+    for (const int code : {lowest(type), highest(type)}) {
       const CodeMatrix m = make_matrix(
           type, 16, kLongestRow, [&](int, int) { return code; }, [](int, int) { return 16; });
       for (const float x_value : {1.0f, -1.0f}) {
         for (const int num_rows : {1, 6}) {
           const std::vector<float> x(static_cast<size_t>(num_rows) * kLongestRow, x_value);
-          const double group_scale = type == WeightType::kI4 ? 16.0 : 1.0;
+          const double group_scale = type == WeightType::kI8 ? 1.0 : 16.0;
           const double want = kLongestRow * group_scale * code * x_value;
           for (const Isa isa : supported_isas()) {
             for (const bool is_precise : {true, false}) {
@@ -189,9 +217,9 @@ void test_the_largest_codes_over_the_longest_row() {
 // Rows of denormals are as good as rows of zeros; beside them ordinary rows keep their values.
 void test_denormal_activations() {
   const int rows = 48, cols = 200, num_rows = 9;
-  for (const WeightType type : {WeightType::kI8, WeightType::kI4}) {
+  for (const WeightType type : kTypes) {
     const CodeMatrix m = make_matrix(
-        type, rows, cols, [](int r, int k) { return (r + k) % 15 - 7; },
+        type, rows, cols, [](int r, int k) { return (r + k) % 7 - 3; },
         [](int r, int g) { return 1 + (r + g) % 16; });
     for (const float tiny : {1e-45f, 1e-40f, 1e-38f, 1e-33f}) {
       std::vector<float> x(static_cast<size_t>(num_rows) * cols, tiny);
@@ -218,10 +246,9 @@ void test_denormal_activations() {
 // One value that is not finite makes its row NaN, wherever it stands, and no other row.
 void test_broken_activations_reach_every_product() {
   const int rows = 33, cols = 150, num_rows = 7;
-  for (const WeightType type : {WeightType::kI8, WeightType::kI4}) {
+  for (const WeightType type : kTypes) {
     const CodeMatrix m = make_matrix(
-        type, rows, cols, [](int r, int k) { return (r * k) % 15 - 7; },
-        [](int, int) { return 3; });
+        type, rows, cols, [](int r, int k) { return (r * k) % 7 - 3; }, [](int, int) { return 3; });
     for (const int place : {0, 15, 16, 77, cols - 1}) {
       for (const float value : {NAN, -NAN, INFINITY, -INFINITY}) {
         std::vector<float> x(static_cast<size_t>(num_rows) * cols, 1.0f);

@@ -30,14 +30,16 @@ inline __m256i load_bytes(const void* p) {
 
 inline __m256i widen_pairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 
-// Sums of half a tile (8 rows, 64 columns) of nibbles with one plane row; `shift` picks the nibble.
-inline __m256i dot_nibbles(const uint8_t* tile, const int8_t* a, int shift) {
+// Sums of half a tile (8 rows, 64 columns) of nibbles with one plane row; group 0 of the pair lies
+// in the low nibbles.
+inline __m256i dot_int4_group(const uint8_t* pair, int group, const int8_t* a) {
   const __m256i nibble_mask = _mm256_set1_epi8(15);
+  const int shift = 4 * group;
   __m256i sum = _mm256_setzero_si256();
   for (int k = 0; k < 16; k += 8) {
     __m256i words = _mm256_setzero_si256();
     for (int i = 0; i < 8; ++i) {
-      const __m256i bytes = _mm256_srli_epi16(load_bytes(tile + (k + i) * 64), shift);
+      const __m256i bytes = _mm256_srli_epi16(load_bytes(pair + (k + i) * 64), shift);
       const __m256i nibbles = _mm256_and_si256(bytes, nibble_mask);
       words = _mm256_add_epi16(words, _mm256_maddubs_epi16(nibbles, splat_quad(a + 4 * (k + i))));
     }
@@ -46,15 +48,40 @@ inline __m256i dot_nibbles(const uint8_t* tile, const int8_t* a, int shift) {
   return sum;
 }
 
+// 32 codes of a group from the bits that three lines of int3 have to spare.
+inline __m256i spare_codes(const uint8_t* lines, int group) {
+  const __m256i lower = _mm256_and_si256(load_bytes(lines + 64 * group), _mm256_set1_epi8(3));
+  const __m256i shifted = _mm256_slli_epi16(load_bytes(lines + 128), 2 - group);
+  return _mm256_or_si256(lower, _mm256_and_si256(shifted, _mm256_set1_epi8(4)));
+}
+
+// The same for int3. Sixteen sums of two products of at most 7 * 127 fit 16 bits.
+inline __m256i dot_int3_group(const uint8_t* pair, int group, const int8_t* a) {
+  const __m256i mask = _mm256_set1_epi8(7);
+  const int shift = group == 0 ? 2 : 5;
+  __m256i words = _mm256_setzero_si256();
+  for (int i = 0; i < kInt3Lines; ++i) {
+    const __m256i codes =
+        _mm256_and_si256(_mm256_srli_epi16(load_bytes(pair + i * 64), shift), mask);
+    words = _mm256_add_epi16(words, _mm256_maddubs_epi16(codes, splat_quad(a + 4 * i)));
+  }
+  for (int t = 0; t < kInt3Lines / 3; ++t) {
+    const __m256i codes = spare_codes(pair + t * 192, group);
+    const __m256i quad = splat_quad(a + 4 * (kInt3Lines + t));
+    words = _mm256_add_epi16(words, _mm256_maddubs_epi16(codes, quad));
+  }
+  return widen_pairs(words);
+}
+
 inline __m256i load_scales(const uint8_t* scales) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales)));
 }
 
-template <int kRows, int kBlocks>
-inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int first_row,
-                   int32_t (&sums)[kRows][kBlocks][16]) {
+template <WeightType kType, int kRows, int kBlocks>
+inline void dot_grouped(const PackedMatrix& w, const PackedRows& x, int block, int first_row,
+                        int32_t (&sums)[kRows][kBlocks][16]) {
   const int num_groups = w.padded_cols / kGroupSize;
-  const size_t block_bytes = static_cast<size_t>(kRowBlock / 2) * w.padded_cols;
+  const size_t block_bytes = row_block_bytes(kType, w.padded_cols);
   AUTOGLM_UNROLL
   for (int b = 0; b < kBlocks; ++b) {
     const auto* weight = reinterpret_cast<const uint8_t*>(w.weight) + (block + b) * block_bytes;
@@ -63,15 +90,17 @@ inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int fi
     AUTOGLM_UNROLL
     for (auto& row : totals) row[0] = row[1] = _mm256_setzero_si256();
     for (int g = 0; g < num_groups; ++g) {
-      const uint8_t* tile = weight + static_cast<size_t>(g / 2) * 1024;
-      const int shift = g % 2 == 0 ? 0 : 4;
+      const uint8_t* pair = weight + g / 2 * row_block_bytes(kType, 2 * kGroupSize);
       AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const int8_t* a = plane_row(x, first_row + r) + g * kGroupSize;
-        const __m256i offset =
-            _mm256_set1_epi32(8 * x.group_sum[static_cast<size_t>(first_row + r) * num_groups + g]);
+        const int32_t sum = x.group_sum[static_cast<size_t>(first_row + r) * num_groups + g];
+        const __m256i offset = _mm256_set1_epi32(code_of_zero(kType) * sum);
         for (int half = 0; half < 2; ++half) {
-          const __m256i dot = _mm256_sub_epi32(dot_nibbles(tile + 32 * half, a, shift), offset);
+          const uint8_t* at = pair + 32 * half;
+          const __m256i codes = kType == WeightType::kI3 ? dot_int3_group(at, g % 2, a)
+                                                         : dot_int4_group(at, g % 2, a);
+          const __m256i dot = _mm256_sub_epi32(codes, offset);
           const __m256i scale = load_scales(scales + g * kRowBlock + 8 * half);
           totals[r][half] = _mm256_add_epi32(totals[r][half], _mm256_mullo_epi32(dot, scale));
         }
@@ -126,7 +155,9 @@ template <int kRows, int kBlocks>
 inline void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_row,
                      int32_t (&sums)[kRows][kBlocks][16]) {
   if (w.type == WeightType::kI4) {
-    dot_i4<kRows, kBlocks>(w, x, block, first_row, sums);
+    dot_grouped<WeightType::kI4, kRows, kBlocks>(w, x, block, first_row, sums);
+  } else if (w.type == WeightType::kI3) {
+    dot_grouped<WeightType::kI3, kRows, kBlocks>(w, x, block, first_row, sums);
   } else {
     const auto* weight = reinterpret_cast<const int8_t*>(w.weight);
     dot_panel<kRows, kBlocks>(weight + static_cast<size_t>(block) * kRowBlock * w.padded_cols, x,
@@ -141,7 +172,7 @@ inline const int8_t* half_group(const int8_t* panel, size_t block_bytes, int g, 
 }
 
 // Dots of 64 columns, before the offset and the scales of the group. Eight products of a nibble and
-// a code fit 16 bits.
+// a code of an activation fit 16 bits.
 template <int kRows, int kHalves>
 inline void dot_nibble_group(const int8_t* const (&weights)[kHalves],
                              const int8_t* const (&codes)[kRows], __m256i (&dots)[kRows][kHalves]) {
@@ -179,15 +210,16 @@ inline void dot_nibble_group(const int8_t* const (&weights)[kHalves],
   }
 }
 
-// kBlocks blocks of int4 as unpacked nibbles.
+// kBlocks blocks of int4 or int3 as unpacked codes.
 template <int kRows, int kBlocks>
-inline void dot_nibble_panel(const PackedMatrix& w, int block, const int8_t* panel,
-                             const PackedRows& x, int first_row,
-                             int32_t (&sums)[kRows][kBlocks][16]) {
+inline void dot_code_panel(const PackedMatrix& w, int block, const int8_t* panel,
+                           const PackedRows& x, int first_row,
+                           int32_t (&sums)[kRows][kBlocks][16]) {
   constexpr int kHalves = 2 * kBlocks;
   const int num_groups = w.padded_cols / kGroupSize;
   const size_t block_bytes = static_cast<size_t>(kRowBlock) * w.padded_cols;
   const size_t scale_bytes = static_cast<size_t>(num_groups) * kRowBlock;
+  const int zero = code_of_zero(w.type);
   __m256i totals[kRows][kHalves] = {};
   for (int g = 0; g < num_groups; ++g) {
     const int8_t* weights[kHalves];
@@ -203,7 +235,7 @@ inline void dot_nibble_panel(const PackedMatrix& w, int block, const int8_t* pan
       AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const int32_t sum = x.group_sum[static_cast<size_t>(first_row + r) * num_groups + g];
-        const __m256i dot = _mm256_sub_epi32(dots[r][h], _mm256_set1_epi32(8 * sum));
+        const __m256i dot = _mm256_sub_epi32(dots[r][h], _mm256_set1_epi32(zero * sum));
         totals[r][h] = _mm256_add_epi32(totals[r][h], _mm256_mullo_epi32(dot, scale));
       }
     }
@@ -220,26 +252,48 @@ inline void dot_nibble_panel(const PackedMatrix& w, int block, const int8_t* pan
 template <int kRows, int kBlocks>
 inline void dot_unpacked(const PackedMatrix& w, int block, const int8_t* panel, const PackedRows& x,
                          int first_row, int32_t (&sums)[kRows][kBlocks][16]) {
-  if (w.type == WeightType::kI4) {
-    dot_nibble_panel<kRows, kBlocks>(w, block, panel, x, first_row, sums);
+  if (is_grouped(w.type)) {
+    dot_code_panel<kRows, kBlocks>(w, block, panel, x, first_row, sums);
   } else {
     dot_panel<kRows, kBlocks>(panel, x, first_row, sums);
   }
 }
 
-// The nibbles of a block as bytes in the I8 layout. Their scales come later: products of nibbles
+// A pair of groups as bytes of codes in the I8 layout, the second group 1 KiB after the first.
+inline void unpack_int4_pair(const uint8_t* pair, int8_t* out) {
+  const __m256i nibble_mask = _mm256_set1_epi8(15);
+  for (int i = 0; i < 1024; i += 32) {
+    const __m256i bytes = load_bytes(pair + i);
+    auto* low = reinterpret_cast<__m256i*>(out + i);
+    _mm256_storeu_si256(low, _mm256_and_si256(bytes, nibble_mask));
+    _mm256_storeu_si256(low + 32, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble_mask));
+  }
+}
+
+inline void unpack_int3_pair(const uint8_t* pair, int8_t* out) {
+  const __m256i mask = _mm256_set1_epi8(7);
+  for (int i = 0; i < kInt3PairBytes; i += 32) {
+    const __m256i bytes = load_bytes(pair + i);
+    auto* low = reinterpret_cast<__m256i*>(out + i);
+    _mm256_storeu_si256(low, _mm256_and_si256(_mm256_srli_epi16(bytes, 2), mask));
+    _mm256_storeu_si256(low + 32, _mm256_and_si256(_mm256_srli_epi16(bytes, 5), mask));
+  }
+  for (int i = 0; i < kInt3PairBytes / 3; i += 32) {
+    const uint8_t* lines = pair + i / 64 * 192 + i % 64;
+    auto* low = reinterpret_cast<__m256i*>(out + kInt3PairBytes + i);
+    _mm256_storeu_si256(low, spare_codes(lines, 0));
+    _mm256_storeu_si256(low + 32, spare_codes(lines, 1));
+  }
+}
+
+// The codes of a block as bytes in the I8 layout. Their scales come later: products of codes
 // need no care for signs, and eight of them fit 16 bits.
 inline void unpack_block(const PackedMatrix& w, int block, int8_t* out) {
-  const __m256i nibble_mask = _mm256_set1_epi8(15);
-  const size_t block_bytes = row_block_bytes(WeightType::kI4, w.padded_cols);
-  const auto* weight = reinterpret_cast<const uint8_t*>(w.weight) + block * block_bytes;
-  for (size_t at = 0; at < block_bytes; at += 1024) {
-    for (size_t i = at; i < at + 1024; i += 32) {
-      const __m256i bytes = load_bytes(weight + i);
-      auto* low = reinterpret_cast<__m256i*>(out + at + i);
-      _mm256_storeu_si256(low, _mm256_and_si256(bytes, nibble_mask));
-      _mm256_storeu_si256(low + 32, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble_mask));
-    }
+  const auto* pair =
+      reinterpret_cast<const uint8_t*>(w.weight) + block * row_block_bytes(w.type, w.padded_cols);
+  for (int column = 0; column < w.padded_cols; column += 2 * kGroupSize, out += 2048) {
+    (w.type == WeightType::kI3 ? unpack_int3_pair : unpack_int4_pair)(pair, out);
+    pair += row_block_bytes(w.type, 2 * kGroupSize);
   }
 }
 

@@ -1,10 +1,11 @@
 // Integer dot products of packed matrices over NEON inner loops. The including file defines, before
-// it, add_dots, dot_nibbles, byte_quads, nibble_quads and kMostRows. Nibbles enter the dots
-// unsigned; their offset of 8 is taken off with the activations' sums.
+// it, add_dots, dot_pair, byte_quads, code_quads and kMostRows. Codes of int4 and int3 enter the
+// dots unsigned; their offset is taken off with the activations' sums.
 #pragma once
 
 #include <arm_neon.h>
 
+#include "kernels/codes_neon.h"
 #include "kernels/kernels.h"
 #include "kernels/vec_neon.h"
 
@@ -36,13 +37,13 @@ inline int32x4_t load_scales(const uint8_t* scales) {
 }
 
 // totals[r][q..q+kQuads) += scaled dots of a pair of groups.
-template <int kRows, int kQuads>
-inline void add_group_pair(const uint8_t* tile, const uint8_t* scales, const PackedRows& x,
+template <WeightType kType, int kRows, int kQuads>
+inline void add_group_pair(const uint8_t* pair, const uint8_t* scales, const PackedRows& x,
                            int first_row, int g, int q, int32x4_t (&totals)[kRows][4]) {
   const int8_t* codes[kRows];
   plane_rows(x, first_row, g * kGroupSize, codes);
   int32x4_t low[kRows][kQuads], high[kRows][kQuads];
-  dot_nibbles(tile + 16 * q, codes, low, high);
+  dot_pair<kType>(pair + 16 * q, codes, low, high);
   AUTOGLM_UNROLL
   for (int i = 0; i < kQuads; ++i) {
     const int32x4_t low_scale = load_scales(scales + 4 * (q + i));
@@ -51,29 +52,31 @@ inline void add_group_pair(const uint8_t* tile, const uint8_t* scales, const Pac
     for (int r = 0; r < kRows; ++r) {
       const int32_t* sums = group_sums(x, first_row + r) + g;
       int32x4_t& total = totals[r][q + i];
-      total = vmlaq_s32(total, vsubq_s32(low[r][i], vdupq_n_s32(8 * sums[0])), low_scale);
-      total = vmlaq_s32(total, vsubq_s32(high[r][i], vdupq_n_s32(8 * sums[1])), high_scale);
+      total = vmlaq_s32(total, vsubq_s32(low[r][i], vdupq_n_s32(code_of_zero(kType) * sums[0])),
+                        low_scale);
+      total = vmlaq_s32(total, vsubq_s32(high[r][i], vdupq_n_s32(code_of_zero(kType) * sums[1])),
+                        high_scale);
     }
   }
 }
 
-template <int kRows, int kBlocks>
-inline void dot_i4(const PackedMatrix& w, const PackedRows& x, int block, int first_row,
-                   int32_t (&sums)[kRows][kBlocks][16]) {
-  constexpr int kQuads = nibble_quads(kRows);
+template <WeightType kType, int kRows, int kBlocks>
+inline void dot_grouped(const PackedMatrix& w, const PackedRows& x, int block, int first_row,
+                        int32_t (&sums)[kRows][kBlocks][16]) {
+  constexpr int kQuads = code_quads(kRows);
   const int num_groups = w.padded_cols / kGroupSize;
   for (int b = 0; b < kBlocks; ++b) {
     const auto* weight = reinterpret_cast<const uint8_t*>(w.weight) +
-                         (block + b) * row_block_bytes(WeightType::kI4, w.padded_cols);
+                         (block + b) * row_block_bytes(kType, w.padded_cols);
     const uint8_t* scales = w.group_scale + static_cast<size_t>(block + b) * num_groups * kRowBlock;
     int32x4_t totals[kRows][4];
     AUTOGLM_UNROLL
     for (int i = 0; i < 4 * kRows; ++i) totals[i / 4][i % 4] = vdupq_n_s32(0);
-    for (int g = 0; g < num_groups; g += 2) {
-      const uint8_t* tile = weight + static_cast<size_t>(g) * 512;
+    for (int g = 0; g < num_groups; g += 2, weight += row_block_bytes(kType, 2 * kGroupSize)) {
       AUTOGLM_UNROLL
       for (int q = 0; q < 4; q += kQuads) {
-        add_group_pair<kRows, kQuads>(tile, scales + g * kRowBlock, x, first_row, g, q, totals);
+        add_group_pair<kType, kRows, kQuads>(weight, scales + g * kRowBlock, x, first_row, g, q,
+                                             totals);
       }
     }
     AUTOGLM_UNROLL
@@ -102,7 +105,7 @@ inline void dot_panel(const int8_t* panel, const PackedRows& x, int first_row,
   }
 }
 
-// Int4 is unpacked to the I8 layout, scales included.
+// Int4 and int3 are unpacked to the I8 layout, scales included.
 template <int kRows, int kBlocks>
 inline void dot_unpacked(const PackedMatrix&, int, const int8_t* panel, const PackedRows& x,
                          int first_row, int32_t (&sums)[kRows][kBlocks][16]) {
@@ -113,24 +116,13 @@ template <int kRows, int kBlocks>
 inline void dot_rows(const PackedMatrix& w, const PackedRows& x, int block, int first_row,
                      int32_t (&sums)[kRows][kBlocks][16]) {
   if (w.type == WeightType::kI4) {
-    dot_i4<kRows, kBlocks>(w, x, block, first_row, sums);
+    dot_grouped<WeightType::kI4, kRows, kBlocks>(w, x, block, first_row, sums);
+  } else if (w.type == WeightType::kI3) {
+    dot_grouped<WeightType::kI3, kRows, kBlocks>(w, x, block, first_row, sums);
   } else {
     const auto* weight = reinterpret_cast<const int8_t*>(w.weight);
     dot_panel<kRows, kBlocks>(weight + static_cast<size_t>(block) * kRowBlock * w.padded_cols, x,
                               first_row, sums);
-  }
-}
-
-// Codes (nibble - 8) * scale of a pair of groups, for four rows, to the I8 layout; the second group
-// lies 1 KiB after the first.
-inline void unpack_quad(const uint8_t* tile, int8x16_t low_scale, int8x16_t high_scale,
-                        int8_t* out) {
-  const int8x16_t offset = vdupq_n_s8(8);
-  for (int k = 0; k < 16; ++k) {
-    const int8x16_t bytes = load_bytes(tile + 64 * k);
-    const int8x16_t low = low_nibbles(bytes), high = high_nibbles(bytes);
-    vst1q_s8(out + 64 * k, vmulq_s8(vsubq_s8(low, offset), low_scale));
-    vst1q_s8(out + 1024 + 64 * k, vmulq_s8(vsubq_s8(high, offset), high_scale));
   }
 }
 
@@ -140,18 +132,38 @@ inline int8x16_t spread_scales(const uint8_t* scales, int quad) {
   return vreinterpretq_s8_u32(vmulq_n_u32(wide, 0x01010101));
 }
 
-inline void unpack_block(const PackedMatrix& w, int block, int8_t* out) {
+// Codes times scales of a pair of groups, for four rows, to the I8 layout; the second group lies
+// 1 KiB after the first.
+template <WeightType kType>
+inline void unpack_quad(const uint8_t* pair, const uint8_t* scales, int quad, int8_t* out) {
+  const int8x16_t offset = vdupq_n_s8(code_of_zero(kType));
+  const int8x16_t low_scale = spread_scales(scales, quad);
+  const int8x16_t high_scale = spread_scales(scales + kRowBlock, quad);
+  for_lines<kType, 1>([&](int k, auto is_spare) {
+    const auto line = load_line<kType, is_spare.value>(pair + 16 * quad, k);
+    int8_t* to = out + 64 * k + 16 * quad;
+    vst1q_s8(to, vmulq_s8(vsubq_s8(low_codes(line), offset), low_scale));
+    vst1q_s8(to + 1024, vmulq_s8(vsubq_s8(high_codes(line), offset), high_scale));
+  });
+}
+
+template <WeightType kType>
+inline void unpack_pairs(const PackedMatrix& w, int block, int8_t* out) {
   const int num_groups = w.padded_cols / kGroupSize;
-  const auto* weight = reinterpret_cast<const uint8_t*>(w.weight) +
-                       block * row_block_bytes(WeightType::kI4, w.padded_cols);
+  const auto* pair =
+      reinterpret_cast<const uint8_t*>(w.weight) + block * row_block_bytes(kType, w.padded_cols);
   const uint8_t* scales = w.group_scale + static_cast<size_t>(block) * num_groups * kRowBlock;
-  for (int g = 0; g < num_groups; g += 2) {
-    for (int q = 0; q < 4; ++q) {
-      unpack_quad(weight + static_cast<size_t>(g) * 512 + 16 * q,
-                  spread_scales(scales + g * kRowBlock, q),
-                  spread_scales(scales + (g + 1) * kRowBlock, q),
-                  out + static_cast<size_t>(g) * 1024 + 16 * q);
-    }
+  for (int g = 0; g < num_groups; g += 2, out += 2048, scales += 2 * kRowBlock) {
+    for (int q = 0; q < 4; ++q) unpack_quad<kType>(pair, scales, q, out);
+    pair += row_block_bytes(kType, 2 * kGroupSize);
+  }
+}
+
+inline void unpack_block(const PackedMatrix& w, int block, int8_t* out) {
+  if (w.type == WeightType::kI3) {
+    unpack_pairs<WeightType::kI3>(w, block, out);
+  } else {
+    unpack_pairs<WeightType::kI4>(w, block, out);
   }
 }
 

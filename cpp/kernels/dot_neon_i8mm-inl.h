@@ -17,7 +17,7 @@ constexpr int kMostRows = 4;
 
 // Registers of four weight rows that so many rows of codes meet at a time.
 constexpr int byte_quads(int) { return 4; }
-constexpr int nibble_quads(int rows) { return rows > 2 ? 2 : 4; }
+constexpr int code_quads(int rows) { return rows > 2 ? 2 : 4; }
 
 // Two rows by two columns: {row 0, row 0, row 1, row 1}, for columns 0 and 1, then 2 and 3.
 struct PairDots {
@@ -74,6 +74,25 @@ inline int8x16_t last_columns(int8x16_t line, int8x16_t next) {
   return vreinterpretq_s8_s32(vzip2q_s32(vreinterpretq_s32_s8(line), vreinterpretq_s32_s8(next)));
 }
 
+template <WeightType kType, bool kIsSpare>
+inline CodeLine<kType, kIsSpare> first_columns(const CodeLine<kType, kIsSpare>& line,
+                                               const CodeLine<kType, kIsSpare>& next) {
+  CodeLine<kType, kIsSpare> out;
+  for (int i = 0; i < (kIsSpare ? 3 : 1); ++i) {
+    out.parts[i] = first_columns(line.parts[i], next.parts[i]);
+  }
+  return out;
+}
+template <WeightType kType, bool kIsSpare>
+inline CodeLine<kType, kIsSpare> last_columns(const CodeLine<kType, kIsSpare>& line,
+                                              const CodeLine<kType, kIsSpare>& next) {
+  CodeLine<kType, kIsSpare> out;
+  for (int i = 0; i < (kIsSpare ? 3 : 1); ++i) {
+    out.parts[i] = last_columns(line.parts[i], next.parts[i]);
+  }
+  return out;
+}
+
 // sums[r][i] += dots of codes[r] with four columns of bytes; see sdot_columns.
 template <int kRows, int kQuads>
 inline void add_dots(const int8_t* bytes, size_t stride, int num_lines,
@@ -105,33 +124,33 @@ inline void add_dots(const int8_t* bytes, size_t stride, int num_lines,
   }
 }
 
-// Dots of the nibbles of a tile (64 columns in the low, 64 in the high) with the codes of both
-// halves.
-template <int kRows, int kQuads>
-inline void dot_nibbles(const uint8_t* tile, const int8_t* const (&codes)[kRows],
-                        int32x4_t (&low)[kRows][kQuads], int32x4_t (&high)[kRows][kQuads]) {
+// Dots of a pair of groups of int4 or int3 with the activations' codes of both.
+template <WeightType kType, int kRows, int kQuads>
+inline void dot_pair(const uint8_t* pair, const int8_t* const (&codes)[kRows],
+                     int32x4_t (&low)[kRows][kQuads], int32x4_t (&high)[kRows][kQuads]) {
   if constexpr (kRows == 1) {
-    sdot_nibbles(tile, codes, low, high);
+    sdot_pair<kType>(pair, codes, low, high);
   } else {
     PairDots low_dots[kRows / 2][kQuads], high_dots[kRows / 2][kQuads];
     clear(low_dots);
     clear(high_dots);
-    for (int k = 0; k < 16; k += 4) {
+    for_lines<kType, 4>([&](int k, auto is_spare) {
       int8x16_t a0[2][kRows / 2], a1[2][kRows / 2];
       load_code_pairs(codes, 4 * k, a0);
       load_code_pairs(codes, kGroupSize + 4 * k, a1);
       AUTOGLM_UNROLL
-      for (int half = 0; half < 2; ++half, tile += 128) {
+      for (int half = 0; half < 2; ++half) {
         AUTOGLM_UNROLL
         for (int i = 0; i < kQuads; ++i) {
-          const int8x16_t line = load_bytes(tile + 16 * i);
-          const int8x16_t next = load_bytes(tile + 64 + 16 * i);
-          const int8x16_t first = first_columns(line, next), last = last_columns(line, next);
-          smmla_columns(a0[half], low_nibbles(first), low_nibbles(last), i, low_dots);
-          smmla_columns(a1[half], high_nibbles(first), high_nibbles(last), i, high_dots);
+          const int at = k + 2 * half;
+          const auto line = load_line<kType, is_spare.value>(pair + 16 * i, at);
+          const auto next = load_line<kType, is_spare.value>(pair + 16 * i, at + 1);
+          const auto first = first_columns(line, next), last = last_columns(line, next);
+          smmla_columns(a0[half], low_codes(first), low_codes(last), i, low_dots);
+          smmla_columns(a1[half], high_codes(first), high_codes(last), i, high_dots);
         }
       }
-    }
+    });
     AUTOGLM_UNROLL
     for (int i = 0; i < kRows / 2 * kQuads; ++i) {
       const int p = i / kQuads, q = i % kQuads;

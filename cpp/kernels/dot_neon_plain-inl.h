@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/codes_neon.h"
 #include "kernels/kernels.h"
 #include "kernels/vec_neon.h"
 
@@ -17,7 +18,7 @@ constexpr int kMostRows = 4;
 
 // Registers of four weight rows that so many rows of codes meet at a time.
 constexpr int byte_quads(int rows) { return rows > 2 ? 2 : 4; }
-constexpr int nibble_quads(int rows) { return 4 / rows; }
+constexpr int code_quads(int rows) { return 4 / rows; }
 
 inline int8x8_t splat_quad(const int8_t* codes) {
   int32_t quad;
@@ -57,21 +58,21 @@ inline void add_dots(const int8_t* bytes, size_t stride, int num_lines,
   }
 }
 
-// Dots of the nibbles of a tile (64 columns in the low, 64 in the high) with the codes of both
-// halves. Sixteen products of at most 15 * 127 fit 16 bits.
-template <int kRows, int kQuads>
-inline void dot_nibbles(const uint8_t* tile, const int8_t* const (&codes)[kRows],
-                        int32x4_t (&low)[kRows][kQuads], int32x4_t (&high)[kRows][kQuads]) {
+// Dots of a pair of groups of int4 or int3 with the activations' codes of both. Sixteen products of
+// at most 15 * 127 fit 16 bits.
+template <WeightType kType, int kRows, int kQuads>
+inline void dot_pair(const uint8_t* pair, const int8_t* const (&codes)[kRows],
+                     int32x4_t (&low)[kRows][kQuads], int32x4_t (&high)[kRows][kQuads]) {
   int16x8_t words[kRows][kQuads][4];
   AUTOGLM_UNROLL
   for (int i = 0; i < kRows * kQuads * 4; ++i) {
     words[i / 4 / kQuads][i / 4 % kQuads][i % 4] = vdupq_n_s16(0);
   }
-  for (int k = 0; k < 16; ++k) {
+  for_lines<kType, 1>([&](int k, auto is_spare) {
     AUTOGLM_UNROLL
     for (int i = 0; i < kQuads; ++i) {
-      const int8x16_t bytes = load_bytes(tile + 64 * k + 16 * i);
-      const int8x16_t w0 = low_nibbles(bytes), w1 = high_nibbles(bytes);
+      const auto line = load_line<kType, is_spare.value>(pair + 16 * i, k);
+      const int8x16_t w0 = low_codes(line), w1 = high_codes(line);
       AUTOGLM_UNROLL
       for (int r = 0; r < kRows; ++r) {
         const int8x8_t a0 = splat_quad(codes[r] + 4 * k);
@@ -83,7 +84,7 @@ inline void dot_nibbles(const uint8_t* tile, const int8_t* const (&codes)[kRows]
         sum[3] = vmlal_s8(sum[3], vget_high_s8(w1), a1);
       }
     }
-  }
+  });
   AUTOGLM_UNROLL
   for (int i = 0; i < kRows * kQuads; ++i) {
     const int16x8_t(&sum)[4] = words[i / kQuads][i % kQuads];

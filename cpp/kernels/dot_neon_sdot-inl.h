@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/codes_neon.h"
 #include "kernels/kernels.h"
 #include "kernels/vec_neon.h"
 
@@ -53,39 +54,38 @@ inline void sdot_columns(const int8_t* bytes, size_t stride, int num_lines,
   }
 }
 
-template <int kLane, int kRows, int kQuads>
-inline void sdot_nibble_line(const uint8_t* line, const int8x16_t (&a0)[kRows],
-                             const int8x16_t (&a1)[kRows], int32x4_t (&low)[kRows][kQuads],
-                             int32x4_t (&high)[kRows][kQuads]) {
+template <int kLane, WeightType kType, bool kIsSpare, int kRows, int kQuads>
+inline void sdot_line(const uint8_t* pair, int line, const int8x16_t (&a0)[kRows],
+                      const int8x16_t (&a1)[kRows], int32x4_t (&low)[kRows][kQuads],
+                      int32x4_t (&high)[kRows][kQuads]) {
   int8x16_t w0[kQuads], w1[kQuads];
   AUTOGLM_UNROLL
   for (int i = 0; i < kQuads; ++i) {
-    const int8x16_t bytes = load_bytes(line + 16 * i);
-    w0[i] = low_nibbles(bytes);
-    w1[i] = high_nibbles(bytes);
+    const auto codes = load_line<kType, kIsSpare>(pair + 16 * i, line + kLane);
+    w0[i] = low_codes(codes);
+    w1[i] = high_codes(codes);
   }
   sdot_lines<kLane>(w0, a0, low);
   sdot_lines<kLane>(w1, a1, high);
 }
 
-// Dots of the nibbles of a tile (64 columns in the low, 64 in the high) with the codes of both
-// halves.
-template <int kRows, int kQuads>
-inline void sdot_nibbles(const uint8_t* tile, const int8_t* const (&codes)[kRows],
-                         int32x4_t (&low)[kRows][kQuads], int32x4_t (&high)[kRows][kQuads]) {
+// Dots of a pair of groups of int4 or int3 with the activations' codes of both.
+template <WeightType kType, int kRows, int kQuads>
+inline void sdot_pair(const uint8_t* pair, const int8_t* const (&codes)[kRows],
+                      int32x4_t (&low)[kRows][kQuads], int32x4_t (&high)[kRows][kQuads]) {
   AUTOGLM_UNROLL
   for (int i = 0; i < kRows * kQuads; ++i) {
     low[i / kQuads][i % kQuads] = high[i / kQuads][i % kQuads] = vdupq_n_s32(0);
   }
-  for (int k = 0; k < 16; k += 4, tile += 256) {
+  for_lines<kType, 4>([&](int k, auto is_spare) {
     int8x16_t a0[kRows], a1[kRows];
     load_codes(codes, 4 * k, a0);
     load_codes(codes, kGroupSize + 4 * k, a1);
-    sdot_nibble_line<0>(tile, a0, a1, low, high);
-    sdot_nibble_line<1>(tile + 64, a0, a1, low, high);
-    sdot_nibble_line<2>(tile + 128, a0, a1, low, high);
-    sdot_nibble_line<3>(tile + 192, a0, a1, low, high);
-  }
+    sdot_line<0, kType, is_spare.value>(pair, k, a0, a1, low, high);
+    sdot_line<1, kType, is_spare.value>(pair, k, a0, a1, low, high);
+    sdot_line<2, kType, is_spare.value>(pair, k, a0, a1, low, high);
+    sdot_line<3, kType, is_spare.value>(pair, k, a0, a1, low, high);
+  });
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 // A macro tile is 32 activation rows by 32 outputs (2 x 2 tiles). K is cut into pieces whose
 // weights stay in the first-level cache; partial sums wait in scratch between them. The int32 sums
 // are exact, the bf16 ones are added in the order of K whatever the range or the number of rows.
-// A few rows of int4 have a kernel of their own: see gemm_few-inl.h.
+// A few rows of int4, int3 and int8 have a kernel of their own: see gemm_few-inl.h.
 #pragma once
 
 #include <immintrin.h>
@@ -22,9 +22,9 @@ namespace {
 constexpr int kMaxTileRows = 1024;       // plane rows whose partial sums fit the scratch
 constexpr size_t kRowsBytes = 1u << 20;  // of activations that stay in the second-level cache
 
-// Walks the weights of all block pairs piece by piece. Int4 is unpacked into a panel in the
-// first-level cache, at once: stores between tile loads would hold the loads up. The lines of the
-// piece after it are fetched while the products run. Sparse weights have a feed of their own.
+// Walks the weights of all block pairs piece by piece. Int4 and int3 are unpacked into a panel in
+// the first-level cache, at once: stores between tile loads would hold the loads up. The lines of
+// the piece after it are fetched while the products run. Sparse weights have a feed of their own.
 template <WeightType kType>
 class WeightFeed {
  public:
@@ -45,7 +45,7 @@ class WeightFeed {
     piece.columns = columns_ + tile_;
     piece.num_tiles = std::min(num_k_tiles_ - tile_, kPieceTiles);
     for (int b = 0; b < 2; ++b) {
-      if constexpr (kType == WeightType::kI4) {
+      if constexpr (is_grouped(kType)) {
         piece.tiles[b] = unpack(b, piece.num_tiles);
       } else {
         piece.tiles[b] = source(b);
@@ -80,7 +80,8 @@ class WeightFeed {
   }
 
  private:
-  static constexpr int kStoredTileBytes = kType == WeightType::kI4 ? kTileBytes / 2 : kTileBytes;
+  static constexpr int kStoredTileBytes =
+      is_grouped(kType) ? row_block_bytes(kType, 2 * kGroupSize) / 2 : kTileBytes;
   static constexpr int kTileColumns = kType == WeightType::kBF16 ? 32 : 64;
 
   // The second block of the last pair of an odd number repeats the first; its sums are not used.
@@ -96,8 +97,8 @@ class WeightFeed {
     const uint8_t* scales = w_.group_scale + group * kRowBlock;
     std::byte* panel = panels_ + b * kPanelBytes;
     for (int t = 0; t < num_tiles; t += 2) {
-      unpack_rows<16>(weight + t * kStoredTileBytes, scales + t * kRowBlock,
-                      reinterpret_cast<int8_t*>(panel) + t * kTileBytes);
+      unpack_pair<kType>(weight + t * kStoredTileBytes, scales + t * kRowBlock,
+                         reinterpret_cast<int8_t*>(panel) + t * kTileBytes);
     }
     return panel;
   }

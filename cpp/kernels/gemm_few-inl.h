@@ -1,5 +1,5 @@
-// A few rows (one row tile) of int4 or int8 weights on AMX tiles: four row blocks are walked in
-// parallel, so that enough streams are in flight to keep the memory busy, as for a single row.
+// A few rows (one row tile) of int4, int3 or int8 weights on AMX tiles: four row blocks are walked
+// in parallel, so that enough streams are in flight to keep the memory busy, as for a single row.
 #pragma once
 
 #include <immintrin.h>
@@ -19,7 +19,7 @@ constexpr int kTilePairBytes = 2 * kTileBytes;  // 128 columns of a block, unpac
 // Where four blocks of weights lie. Missing blocks repeat the last.
 struct QuadBlocks {
   const uint8_t* weight[kFewRowsBlocks];
-  const uint8_t* scales[kFewRowsBlocks] = {};  // int4
+  const uint8_t* scales[kFewRowsBlocks] = {};  // int4 and int3
   size_t block_bytes;
   size_t scale_bytes;  // of a block
 
@@ -35,35 +35,37 @@ struct QuadBlocks {
 };
 
 // 128 columns of four blocks to the I8 layout, two tiles a block.
+template <WeightType kType>
 inline void unpack_quad(const QuadBlocks& w, int pair, int8_t* out) {
-  const __m512i nibble_mask = _mm512_set1_epi8(15);
-  const size_t ahead =
-      fetch_distance<kFewRowsBlocks>(static_cast<size_t>(pair) * kTileBytes, w.block_bytes);
-  __m512i scale[kFewRowsBlocks][2], offset[kFewRowsBlocks][2];
+  constexpr bool kIsInt3 = kType == WeightType::kI3;
+  constexpr size_t kPairBytes = row_block_bytes(kType, 2 * kGroupSize);
+  constexpr int kStep = kIsInt3 ? 3 : 1;  // lines that are unpacked together
+  const size_t at = pair * kPairBytes;
+  const size_t ahead = fetch_distance<kFewRowsBlocks>(at, w.block_bytes);
+  PairScales scales[kFewRowsBlocks];
   AUTOGLM_UNROLL
   for (int b = 0; b < kFewRowsBlocks; ++b) {
-    const uint8_t* scales = w.scales[b] + static_cast<size_t>(pair) * 2 * kRowBlock;
+    const uint8_t* from = w.scales[b] + static_cast<size_t>(pair) * 2 * kRowBlock;
     if (pair % 2 == 0) {
-      const uint8_t* next = scales + kFewRowsBlocks * w.scale_bytes;
+      const uint8_t* next = from + kFewRowsBlocks * w.scale_bytes;
       _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
     }
-    AUTOGLM_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      scale[b][half] = widen_scales(scales + half * kRowBlock);
-      offset[b][half] = _mm512_slli_epi16(or_bytes(scale[b][half]), 3);
-    }
+    scales[b] = load_pair_scales<kType>(from);
   }
-  for (int k = 0; k < 16; ++k) {
+  for (int line = 0; line < static_cast<int>(kPairBytes / 64); line += kStep) {
     AUTOGLM_UNROLL
     for (int b = 0; b < kFewRowsBlocks; ++b) {
-      const uint8_t* p = w.weight[b] + static_cast<size_t>(pair) * kTileBytes + k * 64;
-      const __m512i bytes = _mm512_loadu_si512(p);
-      _mm_prefetch(reinterpret_cast<const char*>(p + ahead), _MM_HINT_T1);
-      const __m512i low = _mm512_and_si512(bytes, nibble_mask);
-      const __m512i high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble_mask);
-      int8_t* to = out + b * kTilePairBytes + k * 64;
-      _mm512_storeu_si512(to, scale_nibbles(low, scale[b][0], offset[b][0]));
-      _mm512_storeu_si512(to + kTileBytes, scale_nibbles(high, scale[b][1], offset[b][1]));
+      const uint8_t* p = w.weight[b] + at + line * 64;
+      int8_t* to = out + b * kTilePairBytes;
+      AUTOGLM_UNROLL
+      for (int i = 0; i < kStep; ++i) {
+        _mm_prefetch(reinterpret_cast<const char*>(p + i * 64 + ahead), _MM_HINT_T1);
+      }
+      if constexpr (kIsInt3) {
+        unpack_int3_lines(p, line / 3, scales[b], to);
+      } else {
+        unpack_int4_line(p, scales[b], to + line * 64);
+      }
     }
   }
 }
@@ -82,12 +84,13 @@ inline void dot_quad(const std::byte* a, const void* tile0, const void* tile1, c
   _tile_dpbssd(3, 4, 5);
 }
 
-// All columns of four int4 blocks, 128 at a time through one of two panels.
-inline void dot_int4_blocks(const QuadBlocks& quad, int padded_cols, const std::byte* a,
-                            std::byte* panels) {
+// All columns of four int4 or int3 blocks, 128 at a time through one of two panels.
+template <WeightType kType>
+inline void dot_grouped_blocks(const QuadBlocks& quad, int padded_cols, const std::byte* a,
+                               std::byte* panels) {
   for (int pair = 0; pair < padded_cols / (2 * kGroupSize); ++pair) {
     std::byte* panel = panels + pair % 2 * kFewRowsBlocks * kTilePairBytes;
-    unpack_quad(quad, pair, reinterpret_cast<int8_t*>(panel));
+    unpack_quad<kType>(quad, pair, reinterpret_cast<int8_t*>(panel));
     for (int half = 0; half < 2; ++half, a += kTileBytes) {
       const std::byte* tiles = panel + half * kTileBytes;
       dot_quad(a, tiles, tiles + kTilePairBytes, tiles + 2 * kTilePairBytes,
@@ -121,7 +124,9 @@ void gemm_few_rows(const PackedMatrix& w, const PackedRows& x, const GemmOutput&
     const QuadBlocks quad(w, block, block_end);
     load_sums(nullptr, 2, true);
     if (w.type == WeightType::kI4) {
-      dot_int4_blocks(quad, w.padded_cols, a, panels);
+      dot_grouped_blocks<WeightType::kI4>(quad, w.padded_cols, a, panels);
+    } else if (w.type == WeightType::kI3) {
+      dot_grouped_blocks<WeightType::kI3>(quad, w.padded_cols, a, panels);
     } else {
       dot_int8_blocks(quad, a);
     }

@@ -2,9 +2,9 @@
 //   dot_rows<kRows, kBlocks>(w, x, block, first_row, sums): int32 dots of kRows plane rows with
 //   kBlocks
 //     row blocks straight from the packed matrix; sums is [kRows][kBlocks][16];
-//   unpack_block(w, block, panel): one int4 block with a byte for each weight;
+//   unpack_block(w, block, panel): one int4 or int3 block with a byte for each weight;
 //   dot_unpacked<kRows, kBlocks>(w, block, panel, x, first_row, sums): the same dots from blocks of
-//   bytes, unpacked int4 or int8 as they are; kSparseIsa, whose methods are used for sparse codes;
+//   bytes, unpacked codes or int8 as they are; kSparseIsa, whose methods are used for sparse codes;
 //   kMostBlocks, kMostRows: blocking for many rows.
 // All integer arithmetic is exact, so every path and every blocking gives the same outputs.
 #pragma once
@@ -71,7 +71,7 @@ void panel_tile(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y,
   write_integer_outputs<kRows, kBlocks>(w, x, y, block, first_row, sums);
 }
 
-// Many rows: int4 blocks are unpacked once for all of them.
+// Many rows: int4 and int3 blocks are unpacked once for all of them.
 template <int kBlocks>
 void panel_blocks(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y, int block,
                   int8_t* scratch) {

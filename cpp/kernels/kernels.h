@@ -18,14 +18,14 @@
 namespace autoglm {
 
 inline constexpr int kRowBlock = 16;    // output rows interleaved in a packed matrix
-inline constexpr int kGroupSize = 64;   // K elements that share an int4 group scale
+inline constexpr int kGroupSize = 64;   // K elements that share a group scale of int4 and int3
 inline constexpr int kPageTokens = 64;  // tokens in one page of the KV cache
 inline constexpr int kMaxHeadDim = 512;
 
 using bf16_t = uint16_t;  // upper half of an IEEE float
 using half_t = uint16_t;  // IEEE half
 
-enum class WeightType : uint8_t { kF32, kBF16, kI8, kI4, kS8, kH8, kB8 };
+enum class WeightType : uint8_t { kF32, kBF16, kI8, kI4, kI3, kS8, kH8, kB8 };
 enum class KvType : uint8_t { kF32, kF16, kI8 };
 
 constexpr int round_up(int value, int multiple) {
@@ -48,6 +48,18 @@ constexpr int k_align(WeightType type) {
       return 2 * kGroupSize;
   }
 }
+
+// Whether groups of columns have scales of their own.
+constexpr bool is_grouped(WeightType type) {
+  return type == WeightType::kI4 || type == WeightType::kI3;
+}
+
+// The unsigned code of a grouped type that stands for zero.
+constexpr int code_of_zero(WeightType type) { return type == WeightType::kI3 ? 4 : 8; }
+
+// Bytes of a pair of groups of I3 in a row block: lines of 64 bytes.
+inline constexpr int kInt3Lines = 12;
+inline constexpr int kInt3PairBytes = kInt3Lines * 64;
 
 constexpr bool is_sparse(WeightType type) {
   return type == WeightType::kS8 || type == WeightType::kH8;
@@ -83,6 +95,8 @@ constexpr int tile_mask_words(int padded_cols) { return (padded_cols / 64 + 63) 
       return static_cast<size_t>(sparse_capacity(type, padded_cols));
     case WeightType::kB8:
       return static_cast<size_t>(kRowBlock) * 64 * tile_capacity(padded_cols);
+    case WeightType::kI3:
+      return elements / 8 * 3;
     default:
       return elements / 2;
   }
@@ -97,6 +111,11 @@ constexpr int tile_mask_words(int padded_cols) { return (padded_cols / 64 + 63) 
 //   j of
 //         the 128 in its low nibble, and 64 columns further in its high nibble;
 //         w = scale[row] * group_scale[row, column/64] * (nibble - 8), group scales 1..16
+//   I3    [padded_rows/16][padded_cols/128][12][64]: byte 4*r + j of line i holds row r at column
+//         4*i + j of the first 64 of the 128 in bits 2 to 4, and of the others in bits 5 to 7.
+//         Bits 0 and 1 of lines 3*t to 3*t + 2 hold columns 48 + 4*t + j: the lower bits of the
+//         first 64, those of the others, and the highest bit of either;
+//         w = scale[row] * group_scale[row, column/64] * (code - 4)
 //   S8    I8 without its zeros, four fifths of all: masks [padded_rows/16][padded_cols/4], bit
 //         4*r + j for row r at column j of 4, and the codes of set bits,
 //         [padded_rows/16][sparse_capacity]
@@ -112,7 +131,7 @@ struct PackedMatrix {
   int padded_cols = 0;
   const std::byte* weight = nullptr;
   const float* scale = nullptr;          // [padded_rows], integers
-  const uint8_t* group_scale = nullptr;  // [padded_rows/16][padded_cols/64][16], I4
+  const uint8_t* group_scale = nullptr;  // [padded_rows/16][padded_cols/64][16], I4 and I3
   const uint64_t* mask = nullptr;        // S8, H8 and B8
 };
 

@@ -34,11 +34,11 @@ std::vector<float> random_floats(size_t count, uint32_t seed, float scale = 1.0f
   return values;
 }
 
-constexpr WeightType kIntegerTypes[] = {WeightType::kI8, WeightType::kI4, WeightType::kS8,
-                                        WeightType::kH8, WeightType::kB8};
+constexpr WeightType kIntegerTypes[] = {WeightType::kI8, WeightType::kI4, WeightType::kI3,
+                                        WeightType::kS8, WeightType::kH8, WeightType::kB8};
 constexpr WeightType kAllTypes[] = {WeightType::kF32, WeightType::kBF16, WeightType::kI8,
-                                    WeightType::kI4,  WeightType::kS8,   WeightType::kH8,
-                                    WeightType::kB8};
+                                    WeightType::kI4,  WeightType::kI3,   WeightType::kS8,
+                                    WeightType::kH8,  WeightType::kB8};
 
 // Values become zero, as many as the type needs.
 std::vector<float> thinned(WeightType type, int cols, std::vector<float> values) {
@@ -453,15 +453,18 @@ void test_unpack_row_inverts_pack() {
   const auto bf16 = pack(WeightType::kBF16, rows, cols, source).values;
   const auto int8 = pack(WeightType::kI8, rows, cols, source).values;
   const auto int4 = pack(WeightType::kI4, rows, cols, source).values;
-  double power = 0.0, error8 = 0.0, error4 = 0.0;
+  const auto int3 = pack(WeightType::kI3, rows, cols, source).values;
+  double power = 0.0, error8 = 0.0, error4 = 0.0, error3 = 0.0;
   for (size_t i = 0; i < source.size(); ++i) {
     CHECK_EQ(bf16[i], bf16_to_float(float_to_bf16(source[i])));
     power += source[i] * source[i];
     error8 += (int8[i] - source[i]) * (int8[i] - source[i]);
     error4 += (int4[i] - source[i]) * (int4[i] - source[i]);
+    error3 += (int3[i] - source[i]) * (int3[i] - source[i]);
   }
   CHECK(error8 / power < 1e-4);
   CHECK(error4 / power < 0.0115);  // Gaussian weights, groups of 64: about 0.0093
+  CHECK(error3 / power < 0.045);   // about 0.037
 }
 
 void test_pack_refuses_what_is_not_finite() {

@@ -15,8 +15,8 @@
 namespace autoglm {
 namespace {
 
-constexpr std::string_view kWeightTypeNames[] = {"fp32",    "bf16",  "int8",  "int4",
-                                                 "sparse8", "half8", "block8"};
+constexpr std::string_view kWeightTypeNames[] = {"fp32", "bf16",    "int8",  "int4",
+                                                 "int3", "sparse8", "half8", "block8"};
 
 PartSpec part(std::string suffix, std::string dtype, std::vector<int64_t> shape,
               size_t item_bytes) {
@@ -51,6 +51,24 @@ void place_i4(const uint8_t* nibbles, int lane, int padded_cols, std::byte* bloc
       out[(k / 4 * kRowBlock + lane) * 4 + k % 4] = static_cast<uint8_t>(low | (high << 4));
     }
     out += kGroupSize * kRowBlock;
+  }
+}
+
+// The bits of one weight go to three lines at most; see kernels.h.
+void place_i3(const uint8_t* codes, int lane, int padded_cols, std::byte* block) {
+  auto* out = reinterpret_cast<uint8_t*>(block) + 4 * lane;
+  for (int base = 0; base < padded_cols; base += 2 * kGroupSize, out += kInt3PairBytes) {
+    const uint8_t* first = codes + base;
+    const uint8_t* second = first + kGroupSize;
+    for (int i = 0; i < kInt3Lines; ++i) {
+      const int t = i / 3;
+      for (int j = 0; j < 4; ++j) {
+        const int k = 4 * i + j, late = 4 * kInt3Lines + 4 * t + j;
+        const int spread[3] = {first[late] & 3, second[late] & 3,
+                               (first[late] >> 2) | (second[late] >> 2 << 1)};
+        out[i * 64 + j] = static_cast<uint8_t>(spread[i % 3] | (first[k] << 2) | (second[k] << 5));
+      }
+    }
   }
 }
 
@@ -140,15 +158,16 @@ class BlockPacker {
         place_i8(codes, lane, padded_cols_, out);
         return;
       }
-      case WeightType::kI4: {
-        const float scale =
-            quantize_row_int4(row_.data(), padded_cols_, codes_.data(), group_scale_.data());
+      case WeightType::kI4:
+      case WeightType::kI3: {
+        const float scale = quantize_row_grouped(type_, row_.data(), padded_cols_, codes_.data(),
+                                                 group_scale_.data());
         const int num_groups = padded_cols_ / kGroupSize;
         auto* group_scale = reinterpret_cast<uint8_t*>(parts[1]) +
                             static_cast<size_t>(block) * num_groups * kRowBlock;
         for (int g = 0; g < num_groups; ++g) group_scale[g * kRowBlock + lane] = group_scale_[g];
         reinterpret_cast<float*>(parts[2])[row] = scale;
-        place_i4(codes_.data(), lane, padded_cols_, out);
+        (type_ == WeightType::kI4 ? place_i4 : place_i3)(codes_.data(), lane, padded_cols_, out);
         return;
       }
     }
@@ -187,7 +206,7 @@ WeightType parse_weight_type(std::string_view name) {
     if (kWeightTypeNames[i] == name) return static_cast<WeightType>(i);
   }
   throw Error(kArgumentError, "unknown weight type '" + std::string(name) +
-                                  "'; use fp32, bf16, int8, int4, sparse8, half8 or block8");
+                                  "'; use fp32, bf16, int8, int4, int3, sparse8, half8 or block8");
 }
 
 std::string_view weight_type_name(WeightType type) {
@@ -253,10 +272,14 @@ std::vector<PartSpec> packed_parts(WeightType type, int64_t rows, int64_t cols) 
               part("codes", "I8", {blocks, tile_capacity(width), kRowBlock, kRowBlock, 4}, 1),
               part("scale", "F32", {padded_rows}, 4)};
     }
-    default:
-      return {part("weight", "U8", {blocks, padded_cols / 128, kRowBlock, 64}, 1),
-              part("group_scale", "U8", {blocks, padded_cols / kGroupSize, kRowBlock}, 1),
+    default: {
+      const PartSpec codes =
+          type == WeightType::kI4
+              ? part("weight", "U8", {blocks, padded_cols / 128, kRowBlock, 64}, 1)
+              : part("weight", "I32", {blocks, padded_cols / 128, kInt3Lines, kRowBlock}, 4);
+      return {codes, part("group_scale", "U8", {blocks, padded_cols / kGroupSize, kRowBlock}, 1),
               part("scale", "F32", {padded_rows}, 4)};
+    }
   }
 }
 
@@ -275,7 +298,7 @@ PackedMatrix packed_view(WeightType type, int rows, int cols,
     view.weight = parts[1];
     view.scale = reinterpret_cast<const float*>(parts[2]);
   }
-  if (type == WeightType::kI4) {
+  if (is_grouped(type)) {
     view.group_scale = reinterpret_cast<const uint8_t*>(parts[1]);
     view.scale = reinterpret_cast<const float*>(parts[2]);
   }

@@ -25,8 +25,8 @@ struct PartSpec {
   size_t bytes = 0;
 };
 
-// "fp32", "bf16", "int8", "int4", "sparse8", "half8" or
-// "block8"; throws Error(kArgumentError) otherwise.
+// "fp32", "bf16", "int8", "int4", "int3", "sparse8", "half8" or "block8"; throws
+// Error(kArgumentError) otherwise.
 WeightType parse_weight_type(std::string_view name);
 std::string_view weight_type_name(WeightType type);
 

@@ -5,8 +5,6 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/kernels.h"
-
 namespace autoglm {
 namespace {
 
@@ -19,7 +17,7 @@ inline float round_even(float x) {
 }
 
 // Codes lie in [-half, half - 1].
-inline float int4_code(float w, float inverse, float half) {
+inline float grouped_code(float w, float inverse, float half) {
   return std::min(half - 1.0f, std::max(-half, round_even(w * inverse)));
 }
 
@@ -44,7 +42,7 @@ float group_error(const float* w, const float* importance, float d, float half) 
   for (int i = 0; i < kGroupSize; i += kLanes) {
     float squares[kLanes];
     for (int j = 0; j < kLanes; ++j) {
-      const float rest = w[i + j] - d * int4_code(w[i + j], inverse, half);
+      const float rest = w[i + j] - d * grouped_code(w[i + j], inverse, half);
       squares[j] = rest * rest;
     }
     if (importance != nullptr) {
@@ -93,19 +91,19 @@ float quantize_row_int8(const float* row, int n, int8_t* codes) {
   return scale;
 }
 
-float quantize_row_int4(const float* row, int n, uint8_t* nibbles, uint8_t* group_scale,
-                        const Int4Options& options) {
+float quantize_row_grouped(WeightType type, const float* row, int n, uint8_t* codes,
+                           uint8_t* group_scale, std::span<const float> importance) {
   const int num_groups = n / kGroupSize;
-  const float half = options.bits == 3 ? 4.0f : 8.0f;
+  const auto half = static_cast<float>(code_of_zero(type));
   const auto importance_of = [&](int g) {
-    return options.importance.empty() ? nullptr : options.importance.data() + g * kGroupSize;
+    return importance.empty() ? nullptr : importance.data() + g * kGroupSize;
   };
   std::vector<float> wanted(num_groups);
   for (int g = 0; g < num_groups; ++g) {
     wanted[g] = best_group_scale(row + g * kGroupSize, importance_of(g), half);
   }
   const float largest = *std::max_element(wanted.begin(), wanted.end());
-  std::fill(nibbles, nibbles + n, uint8_t{8});
+  std::fill(codes, codes + n, static_cast<uint8_t>(code_of_zero(type)));
   std::fill(group_scale, group_scale + num_groups, uint8_t{1});
   if (largest < 1e-30f) return 0.0f;
 
@@ -130,7 +128,7 @@ float quantize_row_int4(const float* row, int n, uint8_t* nibbles, uint8_t* grou
     const float inverse = 1.0f / (best * static_cast<float>(integer_scale));
     for (int i = 0; i < kGroupSize; ++i) {
       const int k = g * kGroupSize + i;
-      nibbles[k] = static_cast<uint8_t>(int4_code(row[k], inverse, half) + 8.0f);
+      codes[k] = static_cast<uint8_t>(grouped_code(row[k], inverse, half) + half);
     }
   }
   return best;

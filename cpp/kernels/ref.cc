@@ -115,22 +115,41 @@ void dot_tiles(const PackedMatrix& w, int block, const int8_t* a, int32_t* sums)
   }
 }
 
-void dot_i4(const uint8_t* w, const uint8_t* group_scale, const int8_t* a, int padded_cols,
-            int32_t* sums) {
-  for (int base = 0; base < padded_cols; base += 2 * kGroupSize) {
-    int32_t low[kRowBlock] = {}, high[kRowBlock] = {};
-    for (int k = 0; k < kGroupSize; k += 4, w += 4 * kRowBlock) {
-      for (int r = 0; r < kRowBlock; ++r) {
-        for (int j = 0; j < 4; ++j) {
-          low[r] += ((w[4 * r + j] & 15) - 8) * a[base + k + j];
-          high[r] += ((w[4 * r + j] >> 4) - 8) * a[base + kGroupSize + k + j];
-        }
+// The codes of byte `at` of a line of 64 bytes of I4 or I3 in both groups of the pair at `w`, whose
+// columns are 4*line to 4*line + 3 of each.
+struct GroupCodes {
+  int first, second;
+};
+
+GroupCodes codes_at(WeightType type, const uint8_t* w, int line, int at) {
+  if (type == WeightType::kI4) return {(w[line * 64 + at] & 15) - 8, (w[line * 64 + at] >> 4) - 8};
+  if (line < kInt3Lines) {
+    return {(w[line * 64 + at] >> 2 & 7) - 4, (w[line * 64 + at] >> 5) - 4};
+  }
+  const uint8_t* spread = w + (line - kInt3Lines) * 3 * 64 + at;
+  return {((spread[0] & 3) | (spread[128] & 1) << 2) - 4,
+          ((spread[64] & 3) | (spread[128] & 2) << 1) - 4};
+}
+
+void dot_grouped(const PackedMatrix& w, int block, const int8_t* a, int32_t* sums) {
+  const int num_groups = w.padded_cols / kGroupSize;
+  const size_t block_bytes = row_block_bytes(w.type, w.padded_cols);
+  const auto* pair = reinterpret_cast<const uint8_t*>(w.weight) + block * block_bytes;
+  const uint8_t* scale = w.group_scale + static_cast<size_t>(block) * num_groups * kRowBlock;
+  for (int g = 0; g < num_groups; g += 2, a += 2 * kGroupSize, scale += 2 * kRowBlock) {
+    int32_t first[kRowBlock] = {}, second[kRowBlock] = {};
+    for (int line = 0; line < kGroupSize / 4; ++line) {
+      for (int i = 0; i < 4 * kRowBlock; ++i) {
+        const GroupCodes codes = codes_at(w.type, pair, line, i);
+        const int k = 4 * line + i % 4;
+        first[i / 4] += codes.first * a[k];
+        second[i / 4] += codes.second * a[kGroupSize + k];
       }
     }
     for (int r = 0; r < kRowBlock; ++r) {
-      sums[r] += low[r] * group_scale[r] + high[r] * group_scale[kRowBlock + r];
+      sums[r] += first[r] * scale[r] + second[r] * scale[kRowBlock + r];
     }
-    group_scale += 2 * kRowBlock;
+    pair += row_block_bytes(w.type, 2 * kGroupSize);
   }
 }
 
@@ -150,10 +169,7 @@ void dot_block_integer(const PackedMatrix& w, const PackedRows& x, int block, in
       } else if (w.type == WeightType::kI8) {
         dot_i8(reinterpret_cast<const int8_t*>(weight), a, w.padded_cols, planes[p]);
       } else {
-        const int num_groups = w.padded_cols / kGroupSize;
-        dot_i4(reinterpret_cast<const uint8_t*>(weight),
-               w.group_scale + static_cast<size_t>(block) * num_groups * kRowBlock, a,
-               w.padded_cols, planes[p]);
+        dot_grouped(w, block, a, planes[p]);
       }
     }
     const float row_scale = x.scale[first + m];
@@ -345,15 +361,14 @@ float unpack_element(const PackedMatrix& w, const std::byte* block, int row, int
       return w.scale[row] * static_cast<float>(reinterpret_cast<const int8_t*>(
                                 block)[(k / 4 * kRowBlock + lane) * 4 + k % 4]);
     default: {
-      const int within = k % kGroupSize;
-      const auto byte =
-          static_cast<uint8_t>(block[k / (2 * kGroupSize) * kGroupSize * kRowBlock +
-                                     (within / 4 * kRowBlock + lane) * 4 + within % 4]);
-      const int nibble = k / kGroupSize % 2 == 0 ? byte & 15 : byte >> 4;
+      const int pair = k / (2 * kGroupSize), within = k % kGroupSize;
+      const auto* bytes =
+          reinterpret_cast<const uint8_t*>(block) + pair * row_block_bytes(w.type, 2 * kGroupSize);
+      const GroupCodes codes = codes_at(w.type, bytes, within / 4, 4 * lane + within % 4);
+      const int code = k / kGroupSize % 2 == 0 ? codes.first : codes.second;
       const size_t group =
           static_cast<size_t>(row / kRowBlock) * (w.padded_cols / kGroupSize) + k / kGroupSize;
-      return w.scale[row] *
-             static_cast<float>((nibble - 8) * w.group_scale[group * kRowBlock + lane]);
+      return w.scale[row] * static_cast<float>(code * w.group_scale[group * kRowBlock + lane]);
     }
   }
 }

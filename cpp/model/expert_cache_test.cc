@@ -103,7 +103,7 @@ class Gate {
 
 void test_experts_are_those_of_the_file_with_any_number_of_slots() {
   for (const WeightType type :
-       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kI3}) {
     const TinyModel tiny(config_of(type));
     const auto model = tiny.load();
     const std::vector<ExpertUse> all = uses({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11});

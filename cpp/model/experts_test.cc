@@ -115,7 +115,7 @@ void check_same_bits(const ModelConfig& config, const Model& model, Isa isa) {
 
 void test_grouped_experts_give_the_bits_of_one_after_the_other() {
   for (const WeightType type :
-       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kI3}) {
     const ModelConfig config = many_experts_config(type);
     const TinyModel tiny(config);
     const auto model = tiny.load();

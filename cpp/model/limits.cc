@@ -119,7 +119,7 @@ double measure_peak(const Kernels& kernels, WeightType type, ThreadPool& pool) {
 }  // namespace
 
 Limits measure_limits(const Kernels& kernels, WeightType weights, ThreadPool& pool) {
-  const WeightType computed = weights == WeightType::kI4 ? WeightType::kI8 : weights;
+  const WeightType computed = is_grouped(weights) ? WeightType::kI8 : weights;
   return {.read_bytes_per_s = measure_read_bandwidth(pool),
           .operations_per_s = measure_peak(kernels, computed, pool)};
 }

@@ -12,8 +12,8 @@ struct Limits {
 };
 
 // Takes about a second and 256 MiB. The arithmetic limit is that of the path's kernel for `weights`
-// with one plane of activations, which may lie below what the processor could do; int4 counts as
-// int8, into which it is unpacked. Throws std::bad_alloc.
+// with one plane of activations, which may lie below what the processor could do; int4 and int3
+// count as int8, into which they are unpacked. Throws std::bad_alloc.
 Limits measure_limits(const Kernels& kernels, WeightType weights, ThreadPool& pool);
 
 }  // namespace autoglm

@@ -16,8 +16,8 @@ namespace autoglm {
 namespace {
 
 constexpr WeightType kWeightTypes[] = {WeightType::kF32, WeightType::kBF16, WeightType::kI8,
-                                       WeightType::kI4,  WeightType::kS8,   WeightType::kH8,
-                                       WeightType::kB8};
+                                       WeightType::kI4,  WeightType::kI3,   WeightType::kS8,
+                                       WeightType::kH8,  WeightType::kB8};
 
 [[noreturn]] void reject(const std::string& tensor, const std::string& what) {
   throw Error(kModelFileError, "tensor '" + tensor + "' " + what);

@@ -24,7 +24,7 @@ TensorEntry& find(std::vector<TensorEntry>& table, const std::string& name) {
 
 void test_every_weight_type_loads() {
   for (const WeightType type :
-       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4}) {
+       {WeightType::kF32, WeightType::kBF16, WeightType::kI8, WeightType::kI4, WeightType::kI3}) {
     const TinyModel dense(tiny_config(type)), moe(tiny_moe_config(type));
     CHECK_EQ(dense.load()->layers().size(), 2u);
     CHECK_EQ(moe.load()->layers()[1].moe.experts.size(), 6u);

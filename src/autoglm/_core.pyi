@@ -29,7 +29,7 @@ class ModelConfig:
 
     @property
     def weights(self) -> str:
-        """fp32, bf16, int8 or int4"""
+        """A format of matrices, as pack_rows takes it"""
 
     @weights.setter
     def weights(self, arg: str, /) -> None: ...
@@ -511,9 +511,9 @@ def transform_rows(dtype: str, data: Buffer, rows: int, cols: int, *, column_sca
     The matrix as float32 after what pack_rows would do to it before packing. is_column_wise rotates columns instead of rows; signs then has a value a row.
     """
 
-def quantize_int4(data: Buffer, rows: int, cols: int, *, bits: int = 4, importance: Buffer | None = None) -> tuple[bytes, bytes, bytes]:
+def choose_scales(weights: str, data: Buffer, rows: int, cols: int, *, importance: Buffer | None = None) -> tuple[bytes, bytes]:
     """
-    Nibbles [rows, cols], integer group scales and float scales of a float32 matrix; importance weighs the squared error of each column.
+    Integer group scales and float scales of a float32 matrix for int4 or int3; importance weighs the squared error of each column.
     """
 
 def dequantize(weights: str, parts: Sequence[Buffer], rows: int, cols: int) -> bytes:

@@ -50,6 +50,15 @@ def test_step_that_does_not_fit_makes_room_for_a_smaller_one():
     assert chosen_formats(tensors, errors, room) == {"a": "int8"}
 
 
+def test_three_bits_are_the_lowest_step():
+    low = Matrix("low", 256, ((Rows("low", (64, 256), 0, 64),),), "int3")
+    kinds = (("int3", 0.9), ("int4", 0.2), ("int8", 0.1), ("bf16", 0.0))
+    errors = {("low", kind): error for kind, error in kinds}
+    assert chosen_formats((low,), errors, size(low)) == {}
+    assert chosen_formats((low,), errors, size(low) + 64 * 256 // 8) == {"low": "int4"}
+    assert chosen_formats((low,), errors, 1 << 20) == {"low": "bf16"}
+
+
 @pytest.fixture
 def smallest(source: Path, recipe, tmp_path: Path) -> float:
     """MiB of the bundle without a budget."""

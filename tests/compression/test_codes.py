@@ -5,7 +5,8 @@ import pytest
 
 from autoglm import _core
 from autoglm.compression.codes import (
-    int4_grid,
+    grid_for,
+    grouped_grid,
     int8_grid,
     pack_codes,
     pack_floats,
@@ -15,6 +16,7 @@ from autoglm.compression.codes import (
 )
 from autoglm.compression.pruning import Pruning, kept_weights
 from autoglm.errors import ModelFileError
+from autoglm.modelfile.arch import GROUPED_FORMATS
 
 SHAPES = [(16, 128), (37, 200), (1, 1), (70, 64)]
 
@@ -33,10 +35,50 @@ def test_int8_codes_are_those_of_the_core(rows, cols):
 
 
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
-def test_int4_codes_are_those_of_the_core(rows, cols):
+@pytest.mark.parametrize("target", GROUPED_FORMATS)
+def test_codes_in_groups_are_those_of_the_core(rows, cols, target):
     weights = matrix(rows, cols)
-    grid = int4_grid(weights)
-    assert pack_codes(round_to_nearest(weights, grid), grid, "int4") == pack_floats(weights, "int4")
+    grid = grouped_grid(weights, target)
+    assert pack_codes(round_to_nearest(weights, grid), grid, target) == pack_floats(weights, target)
+
+
+@pytest.mark.parametrize("isa", _core.cpu_info()["supported"])
+@pytest.mark.parametrize(("rows", "cols"), SHAPES)
+def test_int3_is_what_its_bits_say(rows, cols, isa):
+    weights = matrix(rows, cols)
+    parts = pack_floats(weights, "int3")
+    wanted = int3_values(parts, rows, cols)
+    found = unpack(parts, "int3", rows, cols)
+    assert np.array_equal(found, wanted.astype(np.float32))
+    for num_tokens in (1, 3, 40):
+        # Activations that are their own codes of 16 bits: products are exact but for float scales.
+        x = np.random.default_rng(cols).integers(-127, 128, (num_tokens, cols)).astype(np.float32)
+        x[:, 0] = 32384.0
+        got = _core.gemm("int3", parts, rows, x, isa=isa)
+        exact = x.astype(np.float64) @ wanted.T
+        largest = np.abs(x).astype(np.float64) @ np.abs(wanted).T
+        assert np.all(np.abs(got - exact) <= 2.0**-22 * largest)
+
+
+def int3_values(parts: list[bytes], rows: int, cols: int) -> np.ndarray:
+    """By the definition in cpp/kernels/kernels.h, bit by bit in float64."""
+    blocks, pairs = -(-rows // 16), -(-cols // 128)
+    lines = np.frombuffer(parts[0], np.uint8).reshape(blocks, pairs, 12, 16, 4)
+    groups = np.frombuffer(parts[1], np.uint8).reshape(blocks, 2 * pairs, 16)
+    scale = np.frombuffer(parts[2], np.float32)
+    values = np.zeros((rows, cols))
+    for row, col in np.ndindex(rows, cols):
+        block, lane = divmod(row, 16)
+        pair, group, within = col // 128, col // 64 % 2, col % 64
+        line, byte = divmod(within, 4)
+        if line < 12:
+            code = lines[block, pair, line, lane, byte] >> (5 if group else 2) & 7
+        else:
+            spare = lines[block, pair, 3 * (line - 12) : 3 * (line - 12) + 3, lane, byte]
+            code = (spare[group] & 3) | (spare[2] >> group & 1) << 2
+        step = np.float64(scale[row]) * np.float64(groups[block, col // 64, lane])
+        values[row, col] = step * (int(code) - 4)
+    return values
 
 
 @pytest.mark.parametrize("kind", ["int8", "tensor", "int4", "int3"])
@@ -45,8 +87,8 @@ def test_every_weight_gets_the_nearest_value_of_its_grid(kind):
     grid = {
         "int8": lambda: int8_grid(weights),
         "tensor": lambda: int8_grid(weights, "tensor"),
-        "int4": lambda: int4_grid(weights),
-        "int3": lambda: int4_grid(weights, bits=3),
+        "int4": lambda: grouped_grid(weights, "int4"),
+        "int3": lambda: grouped_grid(weights, "int3"),
     }[kind]()
     codes = np.arange(grid.low, grid.high + 1, dtype=np.float64)
     steps = np.broadcast_to(grid.steps(192), weights.shape).astype(np.float64)
@@ -59,7 +101,7 @@ def test_every_weight_gets_the_nearest_value_of_its_grid(kind):
 
 def test_three_bits_use_eight_values():
     weights = matrix(16, 128)
-    codes = round_to_nearest(weights, int4_grid(weights, bits=3))
+    codes = round_to_nearest(weights, grouped_grid(weights, "int3"))
     assert set(np.unique(codes)) == set(range(-4, 4))
 
 
@@ -69,7 +111,8 @@ def test_one_scale_for_the_matrix_is_its_largest_weight_over_127():
     assert set(grid.scale) == {np.abs(weights).max() / np.float32(127)}
 
 
-def test_importance_lowers_the_error_of_what_counts():
+@pytest.mark.parametrize("target", GROUPED_FORMATS)
+def test_importance_lowers_the_error_of_what_counts(target):
     weights = matrix(64, 256)
     importance = np.exp(3 * np.random.default_rng(5).standard_normal(256)).astype(np.float32)
 
@@ -77,13 +120,14 @@ def test_importance_lowers_the_error_of_what_counts():
         difference = weights - values_of(round_to_nearest(weights, grid), grid)
         return float((difference**2 * importance).sum())
 
-    assert error(int4_grid(weights, importance=importance)) < 0.97 * error(int4_grid(weights))
+    weighed = grouped_grid(weights, target, importance=importance)
+    assert error(weighed) < 0.97 * error(grouped_grid(weights, target))
 
 
-@pytest.mark.parametrize("target", ["int8", "int4"])
+@pytest.mark.parametrize("target", ["int8", *GROUPED_FORMATS])
 def test_packed_codes_stand_for_their_values(target):
     weights = matrix(37, 200)
-    grid = int8_grid(weights) if target == "int8" else int4_grid(weights, bits=3)
+    grid = grid_for(weights, target)
     codes = round_to_nearest(weights, grid)
     stored = unpack(pack_codes(codes, grid, target), target, 37, 200)
     assert np.allclose(stored, values_of(codes, grid), rtol=1e-6, atol=0)
@@ -143,11 +187,13 @@ def pruned(weights: np.ndarray, pattern: str, sparsity: float) -> np.ndarray:
 
 def test_zeros_stay_zeros():
     weights = np.zeros((3, 70), np.float32)
-    for grid in (int8_grid(weights), int4_grid(weights)):
+    for grid in (grid_for(weights, target) for target in ("int8", *GROUPED_FORMATS)):
         assert not values_of(round_to_nearest(weights, grid), grid).any()
 
 
-@pytest.mark.parametrize(("cols", "bits"), [(60, 4), (64, 5)])
-def test_core_refuses_grids_it_does_not_know(cols, bits):
-    with pytest.raises(_core.CoreError):
-        _core.quantize_int4(np.zeros((2, cols), np.float32).data, 2, cols, bits=bits)
+@pytest.mark.parametrize(
+    ("cols", "target", "message"), [(60, "int4", "multiple of 64"), (64, "int8", "int8 has no")]
+)
+def test_core_refuses_grids_it_does_not_know(cols, target, message):
+    with pytest.raises(_core.CoreError, match=message):
+        _core.choose_scales(target, np.zeros((2, cols), np.float32).data, 2, cols)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from autoglm.compression.codes import int4_grid, int8_grid, round_to_nearest, values_of
+from autoglm.compression.codes import grid_for, round_to_nearest, values_of
 from autoglm.compression.gptq import DAMPING, gptq, inverse_factor
 
 
@@ -38,21 +38,21 @@ def by_definition(weights, grid, hessian, damping=DAMPING) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cols", [7, 64, 130])
-@pytest.mark.parametrize("bits", [3, 4, 8])
-def test_codes_are_those_of_the_definition(bits, cols):
+@pytest.mark.parametrize("target", ["int3", "int4", "int8"])
+def test_codes_are_those_of_the_definition(target, cols):
     weights, inputs = problem(24, cols, 400)
     hessian = inputs.T @ inputs
-    grid = int8_grid(weights) if bits == 8 else int4_grid(weights, bits=bits)
+    grid = grid_for(weights, target)
     wanted = by_definition(weights, grid, hessian)
     # float32 sums can turn a tie over, which changes what comes after it in that row.
     is_same = (gptq(weights, grid, hessian) == wanted).all(axis=1)
     assert is_same.mean() >= 0.9
 
 
-@pytest.mark.parametrize("bits", [3, 4])
-def test_output_error_is_well_below_that_of_rounding(bits):
+@pytest.mark.parametrize("target", ["int3", "int4"])
+def test_output_error_is_well_below_that_of_rounding(target):
     weights, inputs = problem(32, 128, 1000)
-    grid = int4_grid(weights, bits=bits)
+    grid = grid_for(weights, target)
 
     def error(codes):
         return float(np.square(inputs @ (values_of(codes, grid) - weights).T).sum())
@@ -64,7 +64,7 @@ def test_output_error_is_well_below_that_of_rounding(bits):
 
 def test_independent_inputs_leave_nothing_to_move():
     weights, _ = problem(16, 64, 1)
-    grid = int4_grid(weights)
+    grid = grid_for(weights, "int4")
     hessian = np.diag(np.arange(1, 65, dtype=np.float32))
     assert np.array_equal(gptq(weights, grid, hessian), round_to_nearest(weights, grid))
 
@@ -72,14 +72,14 @@ def test_independent_inputs_leave_nothing_to_move():
 def test_inputs_that_are_always_zero_are_survived():
     weights, inputs = problem(16, 64, 200)
     inputs[:, 10:20] = 0.0
-    grid = int4_grid(weights)
+    grid = grid_for(weights, "int4")
     codes = gptq(weights, grid, inputs.T @ inputs)
     assert np.array_equal(codes[:, 10:20], round_to_nearest(weights, grid)[:, 10:20])
 
 
 def test_no_inputs_at_all_is_rounding():
     weights, _ = problem(4, 70, 1)
-    grid = int4_grid(weights)
+    grid = grid_for(weights, "int4")
     codes = gptq(weights, grid, np.zeros((70, 70), np.float32))
     assert np.array_equal(codes, round_to_nearest(weights, grid))
 

@@ -38,12 +38,12 @@ def test_shipped_recipe_is_valid_and_says_what_it_does(name):
 def test_keys_of_a_file_are_what_is_done(recipe):
     made = load_recipe(
         recipe(
-            'weights = "int4"\nbits = 3\nmethod = "gptq"\nscaling = "awq"\nactivation_bits = 8\n'
+            'weights = "int3"\nmethod = "gptq"\nscaling = "awq"\nactivation_bits = 8\n'
             'passes = ["default", "fold-norm-gain"]\n'
             '[formats]\n"*.attn.o" = "bf16"\n[calibration]\nnum_sequences = 4\n'
         )
     )
-    assert (made.weights, made.bits, made.method, made.scaling) == ("int4", 3, "gptq", "awq")
+    assert (made.weights, made.method, made.scaling) == ("int3", "gptq", "awq")
     assert made.passes[-1] == "fold-norm-gain"
     assert made.formats == {"*.attn.o": "bf16"}
     assert (made.calibration.num_sequences, made.calibration.sequence_tokens) == (4, 512)
@@ -62,11 +62,10 @@ BROKEN = {
         'weights = "int8"\n[calibration]\ntokens = 1',
         "'calibration': unknown key 'tokens'",
     ),
-    "no weights": ("bits = 4", "'weights' is missing"),
+    "no weights": ("symmetric = true", "'weights' is missing"),
     "unknown format": ('weights = "int5"', "'weights' is 'int5', expected one of fp32"),
     "wrong type": ('weights = "int8"\nactivation_bits = "8"', "'activation_bits' is '8'"),
     "number of bits": ('weights = "int8"\nactivation_bits = 12', "'activation_bits' is 12"),
-    "bits of another format": ('weights = "int8"\nbits = 3', "'bits' is 3"),
     "unknown pass": ('weights = "int8"\npasses = ["fuse"]', "'passes' is"),
     "unknown format of a matrix": (
         'weights = "int4"\n[formats]\n"*.o" = "int2"',

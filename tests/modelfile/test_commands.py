@@ -31,8 +31,8 @@ def test_convert_says_when_there_is_no_tokenizer(parts, tmp_path, capsys):
 
 
 def test_unknown_weight_format_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match="int3"):
-        main(["convert", str(tmp_path), str(tmp_path / "out"), "--weights", "int3"])
+    with pytest.raises(UsageError, match="int2"):
+        main(["convert", str(tmp_path), str(tmp_path / "out"), "--weights", "int2"])
 
 
 def test_cut_download_ends_in_one_line_and_exit_code_1(parts, tmp_path):

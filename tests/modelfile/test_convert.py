@@ -24,7 +24,7 @@ from autoglm.modelfile.convert import convert
 from autoglm.modelfile.safetensors import TensorFile
 from autoglm.modelfile.verify import verify
 
-WEIGHTS = ("fp32", "bf16", "int8", "int4")
+WEIGHTS = ("fp32", "bf16", "int8", "int4", "int3")
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)

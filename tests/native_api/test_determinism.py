@@ -12,7 +12,7 @@ from tests.native_api.tiny_model import TinyModel, build
 from autoglm import _core
 
 IDS = np.random.default_rng(2).integers(0, 67, 90).tolist()
-WEIGHTS = ("fp32", "bf16", "int8", "int4")
+WEIGHTS = ("fp32", "bf16", "int8", "int4", "int3")
 NUM_REPEATS = 100
 # Every type of cache and both widths of activations meet every type of weights.
 PLANS: list[dict[str, int | str]] = [

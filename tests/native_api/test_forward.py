@@ -39,7 +39,7 @@ def test_fp32_logits_match_float64(tmp_path: Path, family: str, isa: str) -> Non
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4", "int3"])
 @pytest.mark.parametrize("family", ["glm4", "glm4_moe"])
 def test_packed_logits_match_the_dequantised_model(
     tmp_path: Path, family: str, weights: str, isa: str
@@ -60,7 +60,7 @@ def test_half_kv_stays_close_to_fp32_kv(tmp_path: Path, isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4", "int3"])
 @pytest.mark.parametrize("family", ["glm4", "glm4_moe"])
 def test_logits_are_the_same_bits_for_any_chunk_size_and_threads(
     tmp_path: Path, family: str, weights: str, isa: str

@@ -16,7 +16,7 @@ def random(*dims: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4", "int3"])
 @pytest.mark.parametrize("num_rows", [1, 3, 17])
 def test_gemm_multiplies_by_the_dequantised_matrix(weights: str, num_rows: int, isa: str) -> None:
     w, x, bias = random(50, 130), random(num_rows, 130), random(50)
@@ -28,7 +28,7 @@ def test_gemm_multiplies_by_the_dequantised_matrix(weights: str, num_rows: int, 
     np.testing.assert_allclose(got, wanted, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("weights", ["bf16", "int4"])
+@pytest.mark.parametrize("weights", ["bf16", "int4", "int3"])
 def test_many_rows_on_threads_are_those_of_single_ones(weights: str) -> None:
     w, x, bias = random(50, 130), random(700, 130), random(50)
     parts = _core.pack_rows(weights, "F32", w.tobytes(), 50, 130)

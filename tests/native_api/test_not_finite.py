@@ -58,7 +58,7 @@ def failures(model: TinyModel, plan: dict[str, int | str]) -> list[str]:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4", "int3"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_broken_value_in_any_tensor_is_an_error(
     tmp_path: Path, family: str, weights: str, isa: str

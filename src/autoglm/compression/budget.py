@@ -25,7 +25,7 @@ from autoglm.modelfile.pack import vector_bytes
 from autoglm.modelfile.passes import Graph
 from autoglm.modelfile.safetensors_writer import file_bytes
 
-LADDER: tuple[WeightFormat, ...] = ("int4", "int8", "bf16")
+LADDER: tuple[WeightFormat, ...] = ("int3", "int4", "int8", "bf16")
 MIB = 2**20
 _MAX_SEQUENCES = 4
 _MAX_TOKENS = 256

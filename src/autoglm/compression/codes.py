@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from autoglm import _core
 from autoglm.errors import ModelFileError
-from autoglm.modelfile.arch import SPARSE_FORMATS, WeightFormat
+from autoglm.modelfile.arch import GROUPED_FORMATS, SPARSE_FORMATS, WeightFormat
 from autoglm.modelfile.layout import GROUP_SIZE, OFFSET_FORMAT, ROW_BLOCK, TILE_COLS
 
 Floats = NDArray[np.float32]
@@ -23,8 +23,9 @@ Granularity = Literal["row", "tensor"]
 Item = TypeVar("Item", bound=np.generic)
 
 _INT8_ALIGN = 64
-_INT4_ALIGN = 2 * GROUP_SIZE
-_INT4_ZERO = 8
+_GROUPED_ALIGN = 2 * GROUP_SIZE
+_INT3_LINES = 12
+_HALF: dict[WeightFormat, int] = {"int4": 8, "int3": 4}
 _PRUNED: dict[WeightFormat, int] = {"sparse8": 80, "half8": 50}
 _REGISTER_BYTES = 64  # read past the codes of sparse formats
 
@@ -57,42 +58,42 @@ def int8_grid(weights: Floats, granularity: Granularity = "row") -> Grid:
     return Grid(largest / np.float32(127.0), None, -127, 127)
 
 
-def int4_grid(weights: Floats, *, bits: int = 4, importance: Floats | None = None) -> Grid:
-    """Scales of both levels by least squared error; `importance` weighs the columns' errors."""
+def grouped_grid(
+    weights: Floats, target: WeightFormat, *, importance: Floats | None = None
+) -> Grid:
+    """Scales of both levels of int4 or int3 by least squared error.
+
+    `importance` weighs the columns' errors.
+    """
     rows, cols = weights.shape
     padded = _pad_columns(weights, GROUP_SIZE)
     weighing = None
     if importance is not None:
         weighing = np.zeros(padded.shape[1], np.float32)
         weighing[:cols] = importance / max(float(importance.max()), 1e-30)
-    _, groups, scale = _core.quantize_int4(
+    groups, scale = _core.choose_scales(
+        target,
         padded.data,
         rows,
         padded.shape[1],
-        bits=bits,
         importance=None if weighing is None else weighing.data,
     )
-    half = 1 << (bits - 1)
-    return Grid(
-        np.frombuffer(scale, np.float32),
-        np.frombuffer(groups, np.uint8).reshape(rows, -1),
-        -half,
-        half - 1,
-    )
+    group_scale = np.frombuffer(groups, np.uint8).reshape(rows, -1)
+    half = _HALF[target]
+    return Grid(np.frombuffer(scale, np.float32), group_scale, -half, half - 1)
 
 
 def grid_for(
     weights: Floats,
     target: WeightFormat,
     *,
-    bits: int = 4,
     granularity: Granularity = "row",
     importance: Floats | None = None,
 ) -> Grid:
-    """The grid of an integer format; `bits` are those of int4's codes, 4 or 3."""
-    if target != "int4":
+    """The grid of an integer format."""
+    if target not in GROUPED_FORMATS:
         return int8_grid(weights, granularity)
-    return int4_grid(weights, bits=min(bits, 4), importance=importance)
+    return grouped_grid(weights, target, importance=importance)
 
 
 def round_to_nearest(weights: Floats, grid: Grid) -> Codes:
@@ -127,14 +128,32 @@ def pack_codes(codes: Codes, grid: Grid, target: WeightFormat) -> list[bytes]:
         if target == "block8":
             return [*_without_tiles(in_order), scale]
         return [in_order.tobytes(), scale]
-    nibbles = (_pad_columns(codes, _INT4_ALIGN) + _INT4_ZERO).astype(np.uint8)
-    halves = nibbles.reshape(len(nibbles) // ROW_BLOCK, ROW_BLOCK, -1, 2, ROW_BLOCK, 4)
-    packed = halves[:, :, :, 0] | (halves[:, :, :, 1] << 4)
-    num_groups = nibbles.shape[1] // GROUP_SIZE
-    groups = np.ones((len(nibbles), num_groups), np.uint8)
+    unsigned = (_pad_columns(codes, _GROUPED_ALIGN) + _HALF[target]).astype(np.uint8)
+    num_groups = unsigned.shape[1] // GROUP_SIZE
+    groups = np.ones((len(unsigned), num_groups), np.uint8)
     groups[:rows, : grid.group_scale.shape[1]] = grid.group_scale
     groups = groups.reshape(-1, ROW_BLOCK, num_groups).transpose(0, 2, 1)
-    return [packed.transpose(0, 2, 3, 1, 4).tobytes(), groups.tobytes(), scale]
+    # [blocks, pairs of groups, group, line, row, 4]
+    lines = unsigned.reshape(-1, ROW_BLOCK, num_groups // 2, 2, GROUP_SIZE // 4, 4)
+    lines = lines.transpose(0, 2, 3, 4, 1, 5)
+    packed = _int4_lines(lines) if target == "int4" else _int3_lines(lines)
+    return [packed, groups.tobytes(), scale]
+
+
+def _int4_lines(codes: NDArray[np.uint8]) -> bytes:
+    """A group in the low nibbles, its neighbour in the high ones."""
+    return (codes[:, :, 0] | (codes[:, :, 1] << 4)).tobytes()
+
+
+def _int3_lines(codes: NDArray[np.uint8]) -> bytes:
+    """Twelve lines of both groups; the bits they spare, two a byte, hold the other four."""
+    first, second = codes[:, :, 0], codes[:, :, 1]
+    packed = (first[:, :, :_INT3_LINES] << 2) | (second[:, :, :_INT3_LINES] << 5)
+    first, second = first[:, :, _INT3_LINES:], second[:, :, _INT3_LINES:]
+    packed[:, :, 0::3] |= first & 3
+    packed[:, :, 1::3] |= second & 3
+    packed[:, :, 2::3] |= (first >> 2) | (second >> 2 << 1)
+    return packed.tobytes()
 
 
 def _without_zeros(blocks: Codes, shape: tuple[int, ...], target: WeightFormat) -> list[bytes]:

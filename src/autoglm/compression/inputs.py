@@ -88,7 +88,7 @@ def power_for(weights: Floats, target: WeightFormat, recipe: Recipe) -> np.float
     def error(power: np.float32) -> float:
         scale = _scale(deviations, power)
         divided = sample / scale
-        grid = grid_for(divided, target, bits=recipe.bits, granularity=recipe.granularity)
+        grid = grid_for(divided, target, granularity=recipe.granularity)
         difference = divided - values_of(round_to_nearest(divided, grid), grid)
         of_codes = np.square(difference).mean(axis=0) / np.square(deviations / scale)
         of_inputs = np.square(_STEP_ERROR / _SIXTEEN_BITS / scale)

@@ -12,7 +12,6 @@ from autoglm.compression.codes import (
     Floats,
     Grid,
     grid_for,
-    int4_grid,
     pack_codes,
     pack_floats,
     pack_offsets,
@@ -44,10 +43,9 @@ def stream_parts(
 ) -> Iterator[tuple[int, list[bytes]]]:
     """Source bytes read and the next bytes of each part, without a look at activations."""
     is_coarse = recipe.granularity == "tensor" and matrix.weights == "int8"
-    is_short = recipe.bits == 3 and matrix.weights == "int4"
     pruning = recipe.pruning if may_prune(matrix) else None
     is_plain = not matrix.inputs and not matrix.has_offset
-    if is_plain and not is_coarse and not is_short and pruning is None:
+    if is_plain and not is_coarse and pruning is None:
         yield from pack_matrix(matrix, checkpoint)
         return
     divisor = np.ones(matrix.cols, np.float32)
@@ -64,9 +62,6 @@ def stream_parts(
             offsets, kept = pack_offsets(kept)
         if is_coarse:
             grid = Grid(np.full(len(kept), np.float32(largest / 127.0)), None, -127, 127)
-            parts = pack_codes(round_to_nearest(kept, grid), grid, matrix.weights)
-        elif is_short:
-            grid = int4_grid(kept, bits=recipe.bits)
             parts = pack_codes(round_to_nearest(kept, grid), grid, matrix.weights)
         else:
             parts = pack_floats(kept, matrix.weights)
@@ -179,13 +174,7 @@ def _rounding(target: WeightFormat, recipe: Recipe) -> Callable[[Floats], Floats
 
 
 def _grid(weights: Floats, target: WeightFormat, recipe: Recipe, importance: Floats | None) -> Grid:
-    return grid_for(
-        weights,
-        target,
-        bits=recipe.bits,
-        granularity=recipe.granularity,
-        importance=importance,
-    )
+    return grid_for(weights, target, granularity=recipe.granularity, importance=importance)
 
 
 def _largest(matrix: Matrix, checkpoint: Checkpoint, divisor: Floats) -> float:

@@ -30,7 +30,6 @@ MAX_RECIPE_BYTES = 64 << 10
 _KEYS = (
     "description",
     "weights",
-    "bits",
     "granularity",
     "symmetric",
     "method",
@@ -73,9 +72,8 @@ class Recovery:
 class Recipe:
     """`text` is the TOML it came from; the other fields are its keys.
 
-    `bits` are those of integer codes; 3 are stored in the layout of int4. `granularity` is how many
-    weights share an int8 scale; codes that are not `symmetric` have an offset for every 64 columns.
-    "static" `activations` are rounded on ranges that calibration has
+    `granularity` is how many weights share an int8 scale; codes that are not `symmetric` have an
+    offset for every 64 columns. "static" `activations` are rounded on ranges that calibration has
     found, "dynamic" ones by the largest value of each token. `input_scales` allows scales of the
     inputs of `attn.o` and `mlp.down` (see inputs.py).
     """
@@ -84,7 +82,6 @@ class Recipe:
     text: str
     description: str
     weights: WeightFormat
-    bits: int
     granularity: Granularity
     symmetric: bool
     method: Method
@@ -154,7 +151,6 @@ def _parse(name: str, text: str, fields: Fields) -> Recipe:
         text=text,
         description=fields.text("description", ""),
         weights=weights,
-        bits=_bits(fields, weights),
         granularity=_choice(fields, "granularity", get_args(Granularity), "row"),
         symmetric=fields.boolean("symmetric", default=True),
         method=_choice(fields, "method", get_args(Method), "rtn"),
@@ -179,7 +175,6 @@ def _checked(recipe: Recipe) -> Recipe:
     """The recipe, unless its keys contradict each other."""
     is_integer = recipe.weights in INTEGER_FORMATS
     faults = (
-        (recipe.bits == 3 and recipe.weights != "int4", "'bits' 3 needs 'weights' \"int4\""),
         (
             recipe.granularity == "tensor" and recipe.weights != "int8",
             "'granularity' \"tensor\" needs 'weights' \"int8\"",
@@ -237,11 +232,6 @@ def _one_of(fields: Fields, key: str, values: tuple[int, ...], default: int) -> 
     if value not in values:
         fields.refuse(key, f"one of {', '.join(map(str, values))}")
     return value
-
-
-def _bits(fields: Fields, weights: WeightFormat) -> int:
-    usual = {"fp32": 32, "bf16": 16, "int4": 4}.get(weights, 8)
-    return _one_of(fields, "bits", (usual, 3) if weights == "int4" else (usual,), usual)
 
 
 def _passes(fields: Fields) -> tuple[str, ...]:

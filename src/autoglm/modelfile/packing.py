@@ -8,7 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autoglm.errors import ModelConfigError, UnsupportedModelError
-from autoglm.modelfile.arch import WEIGHT_FORMATS, Architecture, WeightFormat
+from autoglm.modelfile.arch import (
+    GROUPED_FORMATS,
+    WEIGHT_FORMATS,
+    Architecture,
+    WeightFormat,
+)
 from autoglm.modelfile.fields import Fields
 from autoglm.modelfile.layout import (
     GROUP_SIZE,
@@ -108,7 +113,7 @@ def config_text(config: Mapping[str, object], packing: Packing) -> bytes:
         entry["inputs"] = {name: list(parts) for name, parts in packing.inputs.items()}
     if packing.offsets:
         entry["offsets"] = list(packing.offsets)
-    if "int4" in {packing.weights, *packing.formats.values()}:
+    if {packing.weights, *packing.formats.values()} & set(GROUPED_FORMATS):
         entry["group_size"] = GROUP_SIZE
     return json.dumps({**config, _KEY: entry}, indent=2).encode() + b"\n"
 

@@ -113,7 +113,6 @@ def _in_floats(recipe: Recipe) -> Recipe:
     return replace(
         recipe,
         weights="fp32",
-        bits=32,
         granularity="row",
         symmetric=True,
         method="rtn",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from autoglm.errors import UnsupportedModelError
 from autoglm.modelfile.arch import glm, glm4, glm4_moe, llama, qwen2, qwen3
 from autoglm.modelfile.arch.base import (
+    GROUPED_FORMATS,
     INTEGER_FORMATS,
     MOST_PRUNED_COLS,
     PRUNED_FORMATS,
@@ -20,6 +21,7 @@ from autoglm.modelfile.arch.base import (
 from autoglm.modelfile.fields import Fields
 
 __all__ = [
+    "GROUPED_FORMATS",
     "INTEGER_FORMATS",
     "MOST_PRUNED_COLS",
     "PRUNED_FORMATS",

@@ -10,13 +10,15 @@ from autoglm.errors import ModelConfigError, UnsupportedModelError
 from autoglm.modelfile.fields import Fields
 from autoglm.modelfile.rope import parse_rope
 
-WeightFormat = Literal["fp32", "bf16", "int8", "int4", "sparse8", "half8", "block8"]
+WeightFormat = Literal["fp32", "bf16", "int8", "int4", "int3", "sparse8", "half8", "block8"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
+# With scales of groups of columns.
+GROUPED_FORMATS: tuple[WeightFormat, ...] = ("int4", "int3")
 SPARSE_FORMATS: tuple[WeightFormat, ...] = ("sparse8", "half8")
 # Without their zeros: kernels expand a block of rows in the scratch of a thread, which is bounded.
 PRUNED_FORMATS: tuple[WeightFormat, ...] = (*SPARSE_FORMATS, "block8")
 MOST_PRUNED_COLS = 16_384
-INTEGER_FORMATS: tuple[WeightFormat, ...] = ("int8", "int4", *PRUNED_FORMATS)
+INTEGER_FORMATS: tuple[WeightFormat, ...] = ("int8", *GROUPED_FORMATS, *PRUNED_FORMATS)
 
 MAX_LAYERS = 512
 MAX_HEAD_DIM = 512
