@@ -51,8 +51,10 @@ struct PairLines {
 
   const uint8_t* at(int block, int line) const { return first + block * block_bytes + line * 64; }
   __m512i load(int block, int line) const { return _mm512_loadu_si512(at(block, line)); }
-  void fetch(int block, int line) const {
+  // Gcc takes a function that does nothing but fetch for one without effect, and drops its calls.
+  __m512i load_and_fetch(int block, int line) const {
     _mm_prefetch(reinterpret_cast<const char*>(at(block, line) + ahead), _MM_HINT_T0);
+    return load(block, line);
   }
 };
 
@@ -90,8 +92,7 @@ template <int kRows, int kBlocks>
     __m512i low_codes[kBlocks], high_codes[kBlocks];
     AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
-      const __m512i bytes = lines.load(b, k);
-      lines.fetch(b, k);
+      const __m512i bytes = lines.load_and_fetch(b, k);
       low_codes[b] = _mm512_and_si512(bytes, nibble_mask);
       high_codes[b] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble_mask);
     }
@@ -124,8 +125,7 @@ template <int kRows, int kBlocks>
     __m512i low_codes[kBlocks], high_codes[kBlocks];
     AUTOGLM_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
-      const __m512i bytes = lines.load(b, i);
-      lines.fetch(b, i);
+      const __m512i bytes = lines.load_and_fetch(b, i);
       low_codes[b] = _mm512_and_si512(bytes, low_mask);
       high_codes[b] = _mm512_and_si512(bytes, high_mask);
     }
