@@ -28,10 +28,13 @@ constexpr size_t kRowsBytes = 1u << 20;  // of activations that stay in the seco
 template <WeightType kType>
 class WeightFeed {
  public:
-  WeightFeed(const PackedMatrix& w, int block_begin, int block_end, std::byte* panels)
+  // `next_block` is the first that will be walked after these.
+  WeightFeed(const PackedMatrix& w, int block_begin, int block_end, int next_block,
+             std::byte* panels)
       : w_(w),
         block_(block_begin),
         block_end_(block_end),
+        next_block_(next_block),
         num_k_tiles_(kType == WeightType::kB8 ? tile_capacity(w.padded_cols)
                                               : w.padded_cols / kTileColumns),
         panels_(panels) {}
@@ -55,6 +58,10 @@ class WeightFeed {
     if (tile_ == num_k_tiles_) {
       tile_ = 0;
       block_ += 2;
+      if (block_ >= block_end_) {
+        block_ = next_block_;
+        block_end_ = w_.padded_rows / kRowBlock;
+      }
     }
     num_lines_ = 0;
     if (block_ < block_end_) {
@@ -106,6 +113,7 @@ class WeightFeed {
   const PackedMatrix& w_;
   int block_;
   int block_end_;
+  int next_block_;
   int num_k_tiles_;
   std::byte* panels_;
   uint16_t columns_[tiles::kMostTiles];
@@ -260,10 +268,10 @@ inline int rows_at_once(const PackedRows& x, size_t row_bytes) {
 }
 
 // Rows [first_row, first_row + num_rows) of the outputs, a whole number of row tiles except at the
-// end.
+// end. `next_block` is the first that will be asked for after these.
 template <WeightType kType>
 void gemm_row_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y,
-                    int block_begin, int block_end, int first_row, int num_rows,
+                    int block_begin, int block_end, int next_block, int first_row, int num_rows,
                     std::byte* scratch) {
   constexpr bool kIsBf16 = kType == WeightType::kBF16;
   std::byte* finished = scratch + 2 * kPanelBytes;
@@ -274,7 +282,7 @@ void gemm_row_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput
   const std::byte* a =
       static_cast<const std::byte*>(x.data) + static_cast<size_t>(first_row) * x.planes * row_bytes;
   using Feed = std::conditional_t<is_sparse(kType), SparseFeed, WeightFeed<kType>>;
-  Feed feed(w, block_begin, block_end, scratch);
+  Feed feed(w, block_begin, block_end, next_block, scratch);
   const int num_k_tiles = feed.num_k_tiles();
   for (int block = block_begin; block < block_end; block += 2) {
     const int num_blocks = std::min(2, block_end - block);
@@ -314,8 +322,9 @@ void gemm_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput& y,
       static_cast<size_t>(x.padded_cols) * (kType == WeightType::kBF16 ? 2 : 1);
   const int step = rows_at_once(x, row_bytes);
   for (int row = 0; row < x.rows; row += step) {
-    gemm_row_tiles<kType>(w, x, y, block_begin, block_end, row, std::min(step, x.rows - row),
-                          scratch);
+    const int next_block = row + step < x.rows ? block_begin : block_end;
+    gemm_row_tiles<kType>(w, x, y, block_begin, block_end, next_block, row,
+                          std::min(step, x.rows - row), scratch);
   }
 }
 

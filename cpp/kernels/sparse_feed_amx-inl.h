@@ -18,11 +18,14 @@ namespace {
 // are expanded, they would come too late and hold up the activations.
 class SparseFeed {
  public:
-  SparseFeed(const PackedMatrix& w, int block_begin, int block_end, std::byte* panels)
+  // `next_block` is the first that will be walked after these.
+  SparseFeed(const PackedMatrix& w, int block_begin, int block_end, int next_block,
+             std::byte* panels)
       : w_(w),
         expand_(sparse::methods(kSparseIsa).expand_near),
         block_(block_begin),
         block_end_(block_end),
+        next_block_(next_block),
         num_k_tiles_(w.padded_cols * kRowBlock / kTileBytes),
         panels_(panels) {
     begin_blocks();
@@ -44,6 +47,10 @@ class SparseFeed {
     if (tile_ == num_k_tiles_) {
       tile_ = 0;
       block_ += 2;
+      if (block_ >= block_end_) {
+        block_ = next_block_;
+        block_end_ = w_.padded_rows / kRowBlock;
+      }
       begin_blocks();
     }
     plan_fetch();
@@ -93,7 +100,8 @@ class SparseFeed {
   const PackedMatrix& w_;
   void (*const expand_)(sparse::Cursor* cursor, int num_units, int8_t* out);
   int block_;
-  const int block_end_;
+  int block_end_;
+  const int next_block_;
   const int num_k_tiles_;
   std::byte* const panels_;
   sparse::Cursor cursors_[2];
