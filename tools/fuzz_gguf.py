@@ -1,7 +1,8 @@
 """Break tiny GGUF files at random and compress what is left: a bundle or an AutoGLMError.
 
-Prints how the trials ended as JSON. Any other exception ends the program with the number of its
-trial; after a crash the file at fault lies in WORK. Usage: fuzz_gguf.py WORK [--trials N]
+Prints how the trials ended as JSON. Any other exception, or a warning, ends the program with the
+number of its trial; after a crash the file at fault lies in WORK.
+Usage: fuzz_gguf.py WORK [--trials N] [--seed S]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import shutil
 import struct
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ KINDS = {
     "F16": (1, 1, 2),
     "Q4_0": (2, 32, 18),
     "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24),
     "Q8_0": (8, 32, 34),
     "Q4_K": (12, 256, 144),
     "Q5_K": (13, 256, 176),
@@ -158,6 +162,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    warnings.simplefilter("error")
     endings = trials(args.work, range(args.trials), args.seed)
     sys.stdout.write(json.dumps(dict(endings.most_common())) + "\n")
     return 0

@@ -80,6 +80,28 @@ def test_power_evens_out_what_one_scale_a_row_would_lose():
     assert power_for(np.zeros((16, 64), np.float32), "int8", RECIPE) is None
 
 
+@pytest.mark.parametrize("factor", [2.0**100, 2.0**-100])
+def test_scales_do_not_depend_on_how_large_all_weights_are(factor):
+    weights = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
+    weights[:, :64] *= 100.0
+    found = input_scale(weights * np.float32(factor), "int8", RECIPE)
+    assert np.array_equal(found, input_scale(weights, "int8", RECIPE))
+
+
+@pytest.mark.parametrize("granularity", ["row", "tensor"])
+def test_weights_that_scales_carry_beyond_all_floats_are_refused(
+    parts, source, recipe, tmp_path, granularity
+):
+    weights = parts.tensors["model.layers.0.self_attn.o_proj.weight"]
+    weights *= np.float32(2e35) / np.abs(weights).max()
+    weights[:, 1:HEAD_DIM] *= 1000.0
+    weights[:, 0] = 0.0
+    weights[0, 0] = 3e38
+    content = f'weights = "int8"\ngranularity = "{granularity}"\ninput_scales = true\n'
+    with pytest.raises(ModelFileError, match=r"o_proj.*3e\+38, too large for scales"):
+        autoglm.compress(parts.write(source), recipe(content), out=tmp_path / "out")
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_range_cuts_off_what_costs_more_than_it_brings(bits):
     rng = np.random.default_rng(0)

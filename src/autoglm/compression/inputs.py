@@ -72,7 +72,7 @@ def _with_all_allowed(tensor: Matrix | Vector, recipe: Recipe) -> Matrix | Vecto
 
 def input_scale(weights: Floats, target: WeightFormat, recipe: Recipe) -> Floats:
     """The scale of the inputs, one at its largest, of a matrix or its first rows."""
-    sample = weights[:_MAX_ROWS]
+    sample = _sample(weights)
     return _scale(_deviations(sample), power_for(sample, target, recipe) or np.float32(0.0))
 
 
@@ -82,7 +82,7 @@ def power_for(weights: Floats, target: WeightFormat, recipe: Recipe) -> np.float
     What counts is each column's relative error, of its codes and of inputs of 16 bits, so that
     what a small column adds is not lost for being small.
     """
-    sample = weights[:_MAX_ROWS]
+    sample = _sample(weights)
     deviations = _deviations(sample)
 
     def error(power: np.float32) -> float:
@@ -112,6 +112,14 @@ def input_range(inputs: Floats, activation_bits: int) -> Floats:
         return inputs.size * float(end / steps) ** 2 / 12.0 + float(beyond)
 
     return np.array([largest * min(_RANGES, key=error)], np.float32)
+
+
+def _sample(weights: Floats) -> Floats:
+    """The first rows times a power of two, so that no square leaves the range of floats."""
+    sample = weights[:_MAX_ROWS]
+    _, exponent = np.frexp(np.abs(sample).max())
+    scaled: Floats = np.ldexp(sample, -exponent)
+    return scaled
 
 
 def _deviations(weights: Floats) -> Floats:

@@ -23,7 +23,7 @@ from autoglm.compression.gptq import gptq, sparsegpt
 from autoglm.compression.inputs import input_range, input_scale
 from autoglm.compression.pruning import Pruning, kept_weights
 from autoglm.compression.recipe import Recipe
-from autoglm.compression.rows import first_rows, float_chunks
+from autoglm.compression.rows import divided, first_rows, float_chunks
 from autoglm.compression.scaling import awq_scales, smoothquant_scales
 from autoglm.modelfile.arch import INTEGER_FORMATS, WeightFormat
 from autoglm.modelfile.checkpoint import Checkpoint
@@ -55,7 +55,7 @@ def stream_parts(
     # The first rows bring what is stored once.
     once = [divisor.tobytes()] if "scale" in matrix.inputs else []
     for num_read, rows in float_chunks(matrix, checkpoint):
-        weights = rows / divisor
+        weights = divided(rows, divisor, matrix)
         kept = weights if pruning is None else weights * kept_weights(np.abs(weights), pruning)
         offsets: list[bytes] = []
         if matrix.has_offset:
@@ -89,7 +89,8 @@ def pack_calibrated(
     if "scale" not in matrix.inputs:
         return _packed(weights, matrix, recipe, inputs, may_scale=may_scale)
     scale = input_scale(weights, matrix.weights, recipe)
-    packed = _packed(weights / scale, matrix, recipe, inputs * scale, may_scale=False)
+    even = divided(weights, scale, matrix)
+    packed = _packed(even, matrix, recipe, inputs * scale, may_scale=False)
     num_own = len(packed.parts) - len(matrix.inputs) + 1
     parts = [*packed.parts[:num_own], scale.tobytes(), *packed.parts[num_own:]]
     return Packed(parts, None)
@@ -178,4 +179,5 @@ def _grid(weights: Floats, target: WeightFormat, recipe: Recipe, importance: Flo
 
 
 def _largest(matrix: Matrix, checkpoint: Checkpoint, divisor: Floats) -> float:
-    return max(float(np.abs(rows / divisor).max()) for _, rows in float_chunks(matrix, checkpoint))
+    chunks = (divided(rows, divisor, matrix) for _, rows in float_chunks(matrix, checkpoint))
+    return max(float(np.abs(weights).max()) for weights in chunks)

@@ -18,8 +18,7 @@ def float_chunks(matrix: Matrix, checkpoint: Checkpoint) -> Iterator[tuple[int, 
     for num_read, data in float_rows(matrix, checkpoint):
         weights = np.frombuffer(data, np.float32).reshape(-1, matrix.cols)
         if not np.isfinite(weights).all():
-            names = sorted({rows.source for rows in matrix.pieces})
-            message = f"tensor '{names[0]}' or one packed with it holds NaN or infinity"
+            message = f"tensor {_source(matrix)} holds NaN or infinity"
             raise ModelFileError(message)
         yield num_read, weights
 
@@ -27,3 +26,21 @@ def float_chunks(matrix: Matrix, checkpoint: Checkpoint) -> Iterator[tuple[int, 
 def first_rows(matrix: Matrix, checkpoint: Checkpoint) -> Floats:
     """Those of the first chunk."""
     return next(float_chunks(matrix, checkpoint))[1]
+
+
+def divided(weights: Floats, scale: Floats, matrix: Matrix) -> Floats:
+    """The rows with their columns divided; ModelFileError where that is beyond all floats."""
+    with np.errstate(over="ignore"):
+        result: Floats = weights / scale
+    if not np.isfinite(result).all():
+        message = (
+            f"tensor {_source(matrix)} holds weights up to {float(np.abs(weights).max()):.3g}, "
+            "too large for scales of its inputs; use a recipe without 'input_scales'"
+        )
+        raise ModelFileError(message)
+    return result
+
+
+def _source(matrix: Matrix) -> str:
+    names = sorted({rows.source for rows in matrix.pieces})
+    return f"'{names[0]}' or one packed with it"
