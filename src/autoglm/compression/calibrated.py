@@ -11,9 +11,16 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from autoglm.compression.balancing import Balancing
 from autoglm.compression.codes import Floats, unpack
 from autoglm.compression.forward import LayerForward, Product, rms_norm
-from autoglm.compression.matrices import Packed, pack_calibrated, packed_product, read_matrix
+from autoglm.compression.matrices import (
+    Packed,
+    pack_calibrated,
+    packed_product,
+    read_matrix,
+    rounded_weights,
+)
 from autoglm.compression.recipe import Recipe
 from autoglm.compression.stage import Stage
 from autoglm.compression.structure import Layer, Thinning
@@ -96,15 +103,18 @@ class CalibratedUnits:
     def _write_layer(self, unit: Unit) -> None:
         prefix = unit.prefix
         matrices, vectors = self._by_name(unit)
-        thinned: dict[str, Floats] = {}
-        if self._thinning is not None:
-            whole = {name: self._weights(name) for name in matrices}
-            layer = self._thinning.thinned(prefix, Layer(whole, vectors), self._hidden)
-            thinned, vectors = layer.matrices, layer.vectors
+        changed: dict[str, Floats] = {}
+        if self._thinning is not None or self._recipe.scaling == "awq":
+            layer = Layer({name: self._weights(name) for name in matrices}, vectors)
+            if self._thinning is not None:
+                layer = self._thinning.thinned(prefix, layer, self._hidden)
+            if self._recipe.scaling == "awq":
+                layer = self._balancing(matrices).balanced(prefix, layer, self._hidden)
+            changed, vectors = layer.matrices, layer.vectors
 
         def provide(name: str, inputs: Floats) -> Product:
             norm = f"{prefix}{_NORM_BEFORE.get(name.removeprefix(prefix), '')}"
-            weights = thinned.pop(name) if name in thinned else self._weights(name)
+            weights = changed.pop(name) if name in changed else self._weights(name)
             packed = self._pack(matrices[name], weights, inputs, may_scale=norm in vectors)
             self._append(matrices[name], packed)
             if packed.scales is not None:
@@ -114,6 +124,13 @@ class CalibratedUnits:
         self._forward.run(prefix, self._hidden, vectors.get, provide)
         for name, values in vectors.items():
             self._stage.append(name, values.tobytes())
+
+    def _balancing(self, matrices: dict[str, Matrix]) -> Balancing:
+        return Balancing(
+            self._config,
+            self._ids.shape[1],
+            lambda name, rows: rounded_weights(rows, matrices[name], self._recipe),
+        )
 
     def _replay_layer(self, unit: Unit) -> None:
         matrices = {tensor.name: tensor for tensor in unit.tensors if isinstance(tensor, Matrix)}

@@ -25,7 +25,7 @@ Item = TypeVar("Item", bound=np.generic)
 _INT8_ALIGN = 64
 _GROUPED_ALIGN = 2 * GROUP_SIZE
 _INT3_LINES = 12
-_HALF: dict[WeightFormat, int] = {"int4": 8, "int3": 4}
+NUM_CODES: dict[WeightFormat, int] = {"int4": 16, "int3": 8}
 _PRUNED: dict[WeightFormat, int] = {"sparse8": 80, "half8": 50}
 _REGISTER_BYTES = 64  # read past the codes of sparse formats
 
@@ -79,7 +79,7 @@ def grouped_grid(
         importance=None if weighing is None else weighing.data,
     )
     group_scale = np.frombuffer(groups, np.uint8).reshape(rows, -1)
-    half = _HALF[target]
+    half = NUM_CODES[target] // 2
     return Grid(np.frombuffer(scale, np.float32), group_scale, -half, half - 1)
 
 
@@ -128,7 +128,7 @@ def pack_codes(codes: Codes, grid: Grid, target: WeightFormat) -> list[bytes]:
         if target == "block8":
             return [*_without_tiles(in_order), scale]
         return [in_order.tobytes(), scale]
-    unsigned = (_pad_columns(codes, _GROUPED_ALIGN) + _HALF[target]).astype(np.uint8)
+    unsigned = (_pad_columns(codes, _GROUPED_ALIGN) + NUM_CODES[target] // 2).astype(np.uint8)
     num_groups = unsigned.shape[1] // GROUP_SIZE
     groups = np.ones((len(unsigned), num_groups), np.uint8)
     groups[:rows, : grid.group_scale.shape[1]] = grid.group_scale

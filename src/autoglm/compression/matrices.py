@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from autoglm import _core
+from autoglm.compression.clipping import clipped_grid, group_moments
 from autoglm.compression.codes import (
+    NUM_CODES,
     Floats,
     Grid,
     grid_for,
@@ -24,8 +26,8 @@ from autoglm.compression.inputs import input_range, input_scale
 from autoglm.compression.pruning import Pruning, kept_weights
 from autoglm.compression.recipe import Recipe
 from autoglm.compression.rows import divided, first_rows, float_chunks
-from autoglm.compression.scaling import awq_scales, smoothquant_scales
-from autoglm.modelfile.arch import INTEGER_FORMATS, WeightFormat
+from autoglm.compression.scaling import smoothquant_scales
+from autoglm.modelfile.arch import GROUPED_FORMATS, INTEGER_FORMATS, WeightFormat
 from autoglm.modelfile.checkpoint import Checkpoint
 from autoglm.modelfile.layout import GROUP_SIZE, OFFSET_FORMAT, Matrix
 from autoglm.modelfile.pack import pack_matrix
@@ -96,6 +98,18 @@ def pack_calibrated(
     return Packed(parts, None)
 
 
+def rounded_weights(weights: Floats, matrix: Matrix, recipe: Recipe) -> Floats:
+    """What rounding to nearest leaves of some rows of a matrix."""
+    if matrix.weights not in INTEGER_FORMATS:
+        return weights
+    scale = np.ones(matrix.cols, np.float32)
+    if "scale" in matrix.inputs:
+        scale = input_scale(weights, matrix.weights, recipe)
+    even = divided(weights, scale, matrix)
+    grid = _grid(even, matrix.weights, recipe, None)
+    return values_of(round_to_nearest(even, grid), grid) * scale
+
+
 def packed_product(parts: list[bytes], matrix: Matrix) -> Product:
     """The engine's product with a matrix as it is stored, for inputs of 16 bits."""
     num_own = len(_core.packed_shapes(matrix.weights, matrix.rows, matrix.cols))
@@ -123,8 +137,9 @@ def _packed(
     target = matrix.weights
     pruning = recipe.pruning if may_prune(matrix) else None
     is_integer = target in INTEGER_FORMATS
-    scales = _scales(weights, target, recipe, inputs) if may_scale and is_integer else None
-    if scales is not None:
+    scales = None
+    if recipe.scaling == "smoothquant" and may_scale and is_integer:
+        scales = smoothquant_scales(weights, inputs, recipe.smoothing)
         weights = weights * scales
         inputs = inputs / scales
     offsets: list[bytes] = []
@@ -137,8 +152,7 @@ def _packed(
         weights = weights * kept_weights(_wanda_scores(weights, pruning, hessian), pruning)
     grid = None
     if is_integer:
-        importance = None if hessian is None else np.diag(hessian)
-        grid = _grid(weights, target, recipe, importance)
+        grid = _calibrated_grid(weights, target, recipe, inputs, hessian)
     if pruning is not None and hessian is not None and pruning.method == "sparsegpt":
         weights = sparsegpt(weights, grid, hessian, pruning)
     if grid is None:
@@ -158,20 +172,18 @@ def _wanda_scores(weights: Floats, pruning: Pruning, hessian: Floats) -> Floats:
     return magnitude if pruning.method == "magnitude" else magnitude * np.sqrt(np.diag(hessian))
 
 
-def _scales(weights: Floats, target: WeightFormat, recipe: Recipe, inputs: Floats) -> Floats | None:
-    if recipe.scaling == "smoothquant":
-        return smoothquant_scales(weights, inputs, recipe.smoothing)
-    if recipe.scaling == "awq":
-        return awq_scales(weights, inputs, _rounding(target, recipe))
-    return None
-
-
-def _rounding(target: WeightFormat, recipe: Recipe) -> Callable[[Floats], Floats]:
-    def rounded(weights: Floats) -> Floats:
-        grid = _grid(weights, target, recipe, None)
-        return values_of(round_to_nearest(weights, grid), grid)
-
-    return rounded
+def _calibrated_grid(
+    weights: Floats,
+    target: WeightFormat,
+    recipe: Recipe,
+    inputs: Floats,
+    hessian: Floats | None,
+) -> Grid:
+    # GPTQ moves errors between groups, so what a group's own outputs lose says little there.
+    if recipe.scaling == "awq" and recipe.method == "rtn" and target in GROUPED_FORMATS:
+        return clipped_grid(weights, group_moments(inputs), NUM_CODES[target])
+    importance = None if hessian is None else np.diag(hessian)
+    return _grid(weights, target, recipe, importance)
 
 
 def _grid(weights: Floats, target: WeightFormat, recipe: Recipe, importance: Floats | None) -> Grid:

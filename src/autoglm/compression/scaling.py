@@ -12,22 +12,27 @@ import numpy as np
 
 from autoglm.compression.codes import Floats
 
-_STEPS = 20
-_MAX_ROWS = 512
+STEPS = 20
+_MAX_ROWS = 4096
 _SMALLEST = 1e-5
 
 
-def awq_scales(weights: Floats, inputs: Floats, rounded: Callable[[Floats], Floats]) -> Floats:
-    """Column scales s for which rounded(W s) / s errs least on the inputs [num_tokens, cols]."""
-    activity = np.abs(inputs).mean(axis=0)
-    sample = inputs[:: max(1, len(inputs) // _MAX_ROWS)]
-    best, best_error = np.ones(weights.shape[1], np.float32), np.inf
-    for step in range(_STEPS):
-        scales = _centred(np.maximum(activity, _SMALLEST) ** np.float32(step / _STEPS))
-        difference = rounded(weights * scales) / scales - weights
-        error = float(np.square(sample @ difference.T).sum(dtype=np.float64))
-        if error < best_error:
-            best, best_error = scales, error
+def awq_scales(
+    weights: Floats, activity: Floats, moments: Floats, rounded: Callable[[Floats], Floats]
+) -> Floats:
+    """Column scales s, a power of `activity`, for which rounded(W s) / s errs least.
+
+    What counts is the error at the outputs of inputs x with `moments` = sum of x^T x. Of a tall
+    matrix some rows are looked at, evenly spread.
+    """
+    sample = weights[:: -(-len(weights) // _MAX_ROWS)]
+    best, lowest = np.ones(weights.shape[1], np.float32), np.inf
+    for step in range(STEPS):
+        scales = _centred(np.maximum(activity, _SMALLEST) ** np.float32(step / STEPS))
+        difference = rounded(sample * scales) / scales - sample
+        error = float(np.vdot(difference @ moments, difference))
+        if error < lowest:
+            best, lowest = scales, error
     return best
 
 
