@@ -46,7 +46,7 @@ def test_an_error_of_the_real_core_is_translated() -> None:
     from autoglm import _core
 
     with pytest.raises(AutoGLMError), translate_core_errors():
-        _core.packed_shapes("int3", 16, 16)
+        _core.packed_shapes("int5", 16, 16)
 
 
 def test_running_out_of_memory_is_a_resource_error() -> None:
