@@ -246,18 +246,6 @@ inline void write_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOu
   }
 }
 
-// Outputs come from another core or from memory: they are fetched a few products before they are
-// written.
-inline void fetch_outputs(const GemmOutput& y, int block, int first_row, int num_rows) {
-  const bool is_half = y.epilogue == Epilogue::kSwiGlu;
-  const int first = block * kRowBlock / (is_half ? 2 : 1);
-  const float* line = y.data + static_cast<size_t>(first_row) * y.stride + first;
-  for (int r = 0; r < num_rows; ++r, line += y.stride) {
-    _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
-    if (!is_half) _mm_prefetch(reinterpret_cast<const char*>(line + kRowBlock), _MM_HINT_T1);
-  }
-}
-
 // Activation rows that are taken through all weights together.
 inline int rows_at_once(const PackedRows& x, size_t row_bytes) {
   const size_t bytes = static_cast<size_t>(x.rows) * x.planes * row_bytes;
@@ -298,7 +286,6 @@ void gemm_row_tiles(const PackedMatrix& w, const PackedRows& x, const GemmOutput
         const std::byte* from =
             a + (16 * i * row_bytes + static_cast<size_t>(first_tile) * kTileBytes);
         std::byte* sums = partial + static_cast<size_t>(i) * 2 * kTileBytes;
-        if (is_first) fetch_outputs(y, block, first_row + row, rows);
         load_sums(sums, num_tiles, is_first);
         if (num_tiles == 2) {
           add_products<kType, 2>(piece, from, 16 * row_bytes, feed);
