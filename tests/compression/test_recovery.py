@@ -90,6 +90,19 @@ def test_checkpoint_of_a_bundle_gives_the_bundle_again(source, recipe, tmp_path)
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_values_of_packed_matrices_are_read_and_others_refused(source, recipe, tmp_path):
+    autoglm.compress(source, recipe(FLOATS), out=tmp_path / "whole")
+    autoglm.compress(source, recipe('weights = "int8"\n'), out=tmp_path / "packed")
+    whole, packed = (read_floats(tmp_path / name).tensors for name in ("whole", "packed"))
+    assert packed.keys() == whole.keys()
+    for name, values in whole.items():
+        assert np.abs(packed[name] - values).max() <= np.abs(values).max() / 127
+    asymmetric = recipe('weights = "int4"\nsymmetric = false\n')
+    autoglm.compress(source, asymmetric, out=tmp_path / "offsets")
+    with pytest.raises(InputError, match="stores scales, offsets or experts"):
+        read_floats(tmp_path / "offsets")
+
+
 # What is left of a thin layer has been fitted already, so there is less to gain.
 @pytest.mark.parametrize(("content", "most"), [(HALF, 0.85), (THIN, 0.97)])
 def test_training_brings_the_model_nearer_to_its_whole(

@@ -1,4 +1,4 @@
-"""A bundle in float32 as arrays, and arrays as the checkpoint that such a bundle is made from."""
+"""A bundle's values in float32 as arrays, and arrays as the checkpoint that it is made from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from autoglm.compression.codes import Floats, unpack
+from autoglm.errors import InputError
 from autoglm.modelfile.arch import ArchConfig, Architecture
 from autoglm.modelfile.bundle import CONFIG_NAME, WEIGHTS_NAME, read_bundle_config, read_config
 from autoglm.modelfile.layout import ROW_BLOCK, Matrix, Vector, bundle_tensors
 from autoglm.modelfile.manifest import MANIFEST_NAME
+from autoglm.modelfile.packing import packed_tensors
 from autoglm.modelfile.safetensors import TensorFile
 from autoglm.modelfile.safetensors_writer import SafetensorsWriter, TensorSpec
 from autoglm.modelfile.staging import staged_directory, write_file
@@ -33,8 +35,11 @@ class FloatModel(NamedTuple):
 
 
 def read_floats(bundle: Path) -> FloatModel:
-    """All tensors of a bundle whose matrices are fp32; biases that it lacks stay absent."""
-    _, arch, _ = read_bundle_config(bundle)
+    """All tensors of a bundle, packed ones unpacked; biases that it lacks stay absent.
+
+    InputError names a matrix that is more than its own values: scales of inputs, offsets, experts.
+    """
+    _, arch, packing = read_bundle_config(bundle)
     found: dict[str, Floats] = {}
     with TensorFile(bundle / WEIGHTS_NAME) as file:
         stored = file.header.tensors
@@ -42,13 +47,16 @@ def read_floats(bundle: Path) -> FloatModel:
         def read(name: str) -> bytes:
             return file.read(stored[name], 0, stored[name].nbytes)
 
-        for tensor in bundle_tensors(arch):
+        for tensor in packed_tensors(arch, packing):
             names = [spec.name for spec in tensor.parts()]
             if names[0] not in stored:
                 continue
             if isinstance(tensor, Matrix):
+                if tensor.inputs or tensor.has_offset or tensor.is_stacked:
+                    message = f"{bundle}: '{tensor.name}' stores scales, offsets or experts"
+                    raise InputError(message)
                 parts = [read(name) for name in names]
-                found[tensor.name] = unpack(parts, "fp32", tensor.rows, tensor.cols).copy()
+                found[tensor.name] = unpack(parts, tensor.weights, tensor.rows, tensor.cols).copy()
             else:
                 values = np.frombuffer(read(names[0]), np.float32)
                 found[tensor.name] = values.reshape(tensor.shape).copy()
